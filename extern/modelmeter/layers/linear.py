@@ -1,0 +1,166 @@
+"""Linear layers: y = x W^T + b, and many experts' products in one grouped kernel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import field, frozen
+
+from modelmeter.categories import Category
+from modelmeter.dims import Dim, product, settle, total
+from modelmeter.dtypes import DType
+from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+
+
+@frozen(kw_only=True)
+class Linear(BaseLayer):
+    """y[rows, out] = x[rows, in] @ w[out, in].T + b[out].
+
+    FLOPs: ``2*rows*in*out`` in products, ``rows*out`` additions of the bias. Traffic: x, w and b read, y
+    written. Backward: two products of the same size, dx = dy @ w and dw = dy.T @ x; the bias's gradient sums
+    dy. Each of these kernels reads dy. Source: ``aten::linear(Tensor input, Tensor weight, Tensor?
+    bias=None)``.
+
+    Attributes
+    ----------
+    rows : Dim
+        Product of all leading axes of x.
+    in_features, out_features : Dim
+        Elements per row of x and of y.
+    bias : bool
+        Whether b is there.
+    dtype : DType
+        Type of x, w, b and y.
+
+    Examples
+    --------
+    >>> layer = Linear(rows=3, in_features=4, out_features=2, bias=True, dtype=DType.BF16)
+    >>> layer.matmul_flops(), layer.vector_flops(), layer.traffic().bytes
+    (48, 6, 56)
+    """
+
+    category: ClassVar[Category] = Category.LINEAR
+
+    rows: Dim = field(converter=as_dim)
+    in_features: Dim = field(converter=as_dim)  # elements
+    out_features: Dim = field(converter=as_dim)  # elements
+    bias: bool
+    dtype: DType
+
+    def matmul_flops(self) -> Dim:
+        """2*rows*in*out. Unit: FLOPs."""
+        return product((2, self.rows, self.in_features, self.out_features))
+
+    def vector_flops(self) -> Dim:
+        """rows*out for the bias. Unit: FLOPs."""
+        return product((self.rows, self.out_features)) if self.bias else 0
+
+    def weight_bytes(self) -> Dim:
+        """Bytes of w and b."""
+        return product((self._weight_elements(), self.dtype.itemsize))
+
+    def traffic(self) -> Traffic:
+        """x, w and b read once, y written once."""
+        return Traffic(
+            weights_read=self.weight_bytes(),
+            activations_read=product((self.rows, self.in_features, self.dtype.itemsize)),
+            written=product((self.rows, self.out_features, self.dtype.itemsize)),
+        )
+
+    def backward_vector_flops(self) -> Dim:
+        """rows*out to sum the bias's gradient. Unit: FLOPs."""
+        return self.vector_flops()
+
+    def backward_traffic(self) -> Traffic:
+        """Computing dx reads dy and w; dw reads dy and x; db reads dy; each writes its result."""
+        forward = self.traffic()
+        kernels = 3 if self.bias else 2
+        return Traffic(
+            weights_read=product((self.in_features, self.out_features, self.dtype.itemsize)),
+            activations_read=total((forward.activations_read, product((kernels, forward.written)))),
+            written=total((forward.activations_read, self.weight_bytes())),
+        )
+
+    def _weight_elements(self) -> Dim:
+        weight = product((self.in_features, self.out_features))
+        return total((weight, self.out_features)) if self.bias else weight
+
+
+@frozen(kw_only=True)
+class GroupedLinear(BaseLayer):
+    """y[r, out] = x[r, in] @ w[e(r), in, out]: the rows of several experts in one grouped product.
+
+    Rows are sorted by expert; int32 offsets [experts] say where each expert's rows end. Every row meets one
+    expert, so FLOPs are those of one linear layer: ``2*rows*in*out``. Only the weights of experts that have
+    rows are read: ``active_experts*in*out``. Backward: two grouped products, which read dy each; gradients of
+    all experts are written. Source: ``aten::_grouped_mm(Tensor self, Tensor mat2, Tensor? offs=None, ...)``.
+
+    Attributes
+    ----------
+    rows : Dim
+        Rows of all experts together.
+    in_features, out_features : Dim
+        Elements per row of x and of y.
+    experts : Dim
+        Experts whose weights are held.
+    active_experts : Dim
+        Experts that have rows; often ``distinct_experts(E, k, tokens)``. An expression without dims counts as
+        bound under uniform routing until `at` binds it under another.
+    dtype : DType
+        Type of x, w and y.
+
+    Examples
+    --------
+    >>> layer = GroupedLinear(
+    ...     rows=12, in_features=4, out_features=2, experts=8, active_experts=5, dtype=DType.BF16
+    ... )
+    >>> layer.matmul_flops(), layer.traffic().weights_read, layer.weight_bytes()
+    (192, 80, 128)
+    """
+
+    category: ClassVar[Category] = Category.LINEAR
+
+    rows: Dim = field(converter=as_dim)
+    in_features: Dim = field(converter=as_dim)  # elements
+    out_features: Dim = field(converter=as_dim)  # elements
+    experts: Dim = field(converter=as_dim)
+    active_experts: Dim = field(converter=as_dim)
+    dtype: DType
+
+    def matmul_flops(self) -> Dim:
+        """2*rows*in*out. Unit: FLOPs."""
+        return product((2, self.rows, self.in_features, self.out_features))
+
+    def weight_bytes(self) -> Dim:
+        """Bytes of every expert's w."""
+        return product((self.experts, self._expert_bytes()))
+
+    def traffic(self) -> Traffic:
+        """x, the offsets and the active experts' w read once, y written once."""
+        return Traffic(
+            weights_read=product((settle(self.active_experts), self._expert_bytes())),
+            activations_read=total((self._input_bytes(), self._offsets().bytes)),
+            written=self._output_bytes(),
+        )
+
+    def backward_traffic(self) -> Traffic:
+        """Computing dx reads dy, w and the offsets, dw reads dy, x and the offsets; dw is whole."""
+        return Traffic(
+            weights_read=self.traffic().weights_read,
+            activations_read=total(
+                (product((2, self._output_bytes())), self._input_bytes(), product((2, self._offsets().bytes)))
+            ),
+            written=total((self._input_bytes(), self.weight_bytes())),
+        )
+
+    def _expert_bytes(self) -> Dim:
+        return product((self.in_features, self.out_features, self.dtype.itemsize))
+
+    def _input_bytes(self) -> Dim:
+        return product((self.rows, self.in_features, self.dtype.itemsize))
+
+    def _output_bytes(self) -> Dim:
+        return product((self.rows, self.out_features, self.dtype.itemsize))
+
+    def _offsets(self) -> Operand:
+        return Operand(elements=self.experts, dtype=DType.INT32)

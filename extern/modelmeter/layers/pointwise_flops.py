@@ -1,0 +1,105 @@
+"""FLOPs per element of everything that is no matrix product: one table, each figure with its reason.
+
+Each addition, multiplication, division, comparison and each special function (exp, erf, tanh, sqrt, sin, cos,
+log) counts as 1. Scalars per row, such as the division that makes a mean, are left out: under 1/width of the
+work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attrs import frozen
+
+from modelmeter.errors import ModelMeterError
+
+
+class UnknownPointwiseError(ModelMeterError, KeyError):
+    """No figure is known for a pointwise operation."""
+
+    def __str__(self) -> str:
+        """Return the message itself; a KeyError would quote it."""
+        return str(self.args[0])
+
+
+@frozen(kw_only=True)
+class PointwiseFlops:
+    """What one element costs, and why."""
+
+    flops: int  # FLOPs per element
+    reason: str
+
+
+def _row(flops: int, reason: str) -> PointwiseFlops:
+    return PointwiseFlops(flops=flops, reason=reason)
+
+
+POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
+    {
+        # arithmetic
+        "copy": _row(0, "moves a value"),
+        "cast": _row(0, "changes a value's type; no arithmetic"),
+        "select": _row(0, "picks one of two values (where, masked_fill)"),
+        "add": _row(1, "one addition; sub, neg and rsub alike"),
+        "mul": _row(1, "one multiplication"),
+        "div": _row(1, "one division"),
+        "compare": _row(
+            1, "one comparison; minimum, maximum, clamp by one bound and logical operations alike"
+        ),
+        "clamp": _row(2, "a comparison with each bound"),
+        "power": _row(1, "one special function, or one multiplication for a square"),
+        "special": _row(1, "one special function: exp, log, sqrt, rsqrt, sin, cos, erf, tanh, reciprocal"),
+        "multiply_add": _row(2, "one multiplication, one addition"),
+        # activations
+        "relu": _row(1, "one comparison with 0"),
+        "tanh": _row(1, "one special function"),
+        "sigmoid": _row(4, "1 / (1 + exp(-x)): negate, exp, add, divide"),
+        "silu": _row(5, "x * sigmoid(x): sigmoid 4, multiply"),
+        "gelu": _row(5, "x/2 * (1 + erf(x/sqrt 2)): scale, erf, add, two multiplications"),
+        "gelu_tanh": _row(
+            9, "x/2 * (1 + tanh(a*(x + b*x^3))): cube 2, b, add, a, tanh, add, two multiplications"
+        ),
+        "quick_gelu": _row(6, "x * sigmoid(1.702 x): scale, sigmoid 4, multiply"),
+        # rows
+        "softmax": _row(5, "running maximum, subtract it, exp, sum, divide"),
+        "softmax_backward": _row(4, "y * (dy - sum(dy * y)): multiply, sum, subtract, multiply"),
+        "layer_norm": _row(
+            5, "sum for the mean, subtract it, square, sum for the variance, multiply by 1/std"
+        ),
+        "layer_norm_backward": _row(9, "x_hat 2, the two row sums 3, dx = (g - a - x_hat*b)/std 4"),
+        "rms_norm": _row(3, "square, sum, multiply by 1/rms"),
+        "rms_norm_backward": _row(6, "x_hat 1, the row sum 2, dx = (g - x_hat*b)/rms 3"),
+        "norm_scale": _row(1, "multiply by the weight of a norm"),
+        "norm_shift": _row(1, "add the bias of a norm"),
+        "norm_scale_backward": _row(3, "scale the gradient 1, the weight's gradient: multiply, sum"),
+        "norm_shift_backward": _row(1, "the bias's gradient: sum"),
+        # attention scores, per entry of the [query, key] matrix
+        "attention_score": _row(6, "scale 1, softmax 5"),
+        "attention_mask": _row(1, "add the mask"),
+        "attention_score_backward": _row(6, "recompute: scale, subtract, exp; P*(dP - d): 2; scale dS"),
+        "attention_delta": _row(2, "per element of the result: d = sum(dO * O): multiply, sum"),
+    }
+)
+"""FLOPs per element by operation."""
+
+
+def flops_per_element(name: str) -> int:
+    """Return the FLOPs per element of an operation in the table.
+
+    Raises
+    ------
+    UnknownPointwiseError
+        When the table has no such operation; the error lists those it has.
+
+    Examples
+    --------
+    >>> flops_per_element("silu")
+    5
+    """
+    if name not in POINTWISE_FLOPS:
+        raise UnknownPointwiseError(
+            f"no FLOPs per element for {name!r}; known are {', '.join(POINTWISE_FLOPS)}; "
+            "add a row with its reason to modelmeter/layers/pointwise_flops.py"
+        )
+    return POINTWISE_FLOPS[name].flops

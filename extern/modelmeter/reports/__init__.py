@@ -1,0 +1,31 @@
+"""Reports: a model evaluated at a workload, as records and as JSON."""
+
+from modelmeter.reports.report import (
+    REPORT_SCHEMA_VERSION,
+    Breakdown,
+    Coverage,
+    ItemReport,
+    MoEReport,
+    ModuleAmount,
+    Report,
+    ReportFileError,
+    RunMemory,
+    StageMemory,
+    read_report,
+    report_from_json,
+)
+
+__all__ = [
+    "REPORT_SCHEMA_VERSION",
+    "Breakdown",
+    "Coverage",
+    "ItemReport",
+    "MoEReport",
+    "ModuleAmount",
+    "Report",
+    "ReportFileError",
+    "RunMemory",
+    "StageMemory",
+    "read_report",
+    "report_from_json",
+]

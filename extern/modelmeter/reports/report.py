@@ -1,0 +1,324 @@
+"""Report: an AnalyticModel evaluated at a workload, in base units, as a record and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from attrs import frozen
+
+from modelmeter.categories import Category
+from modelmeter.costs import COST_NAMES, Amount, Cost, Number, Time
+from modelmeter.errors import ModelMeterError
+from modelmeter.serialize import dump_json, load_document, reasons, register_plain
+from modelmeter.workload import Fact, StageRun
+
+REPORT_SCHEMA_VERSION = 1
+
+
+class ReportFileError(ModelMeterError, ValueError):
+    """A file that is no report, or a report of another schema version."""
+
+
+class MissingReportFileError(ReportFileError, FileNotFoundError):
+    """A report file that cannot be read at all."""
+
+
+@frozen(kw_only=True)
+class ModuleAmount:
+    """What a module costs: by its own operators, and with everything below it."""
+
+    class_name: str
+    parent: str | None
+    instances: int  # instances folded into the module's id
+    own: Amount
+    inclusive: Amount
+
+
+@frozen(kw_only=True)
+class Breakdown:
+    """One amount of work, split in several ways; each split adds up to `total`, modules by their own amounts."""
+
+    total: Amount
+    executions: Mapping[str, int]  # by stage
+    stages: Mapping[str, Amount]
+    components: Mapping[str, Amount]
+    categories: Mapping[Category, Amount]
+    modules: Mapping[str, ModuleAmount]  # those that ran
+    module_categories: Mapping[str, Mapping[Category, Amount]]  # own amounts
+
+
+@frozen(kw_only=True)
+class LiveBytes:
+    """A tensor alive at a peak."""
+
+    name: str
+    module: str
+    op: str
+    role: str  # "activation", "input" or "kv_cache"
+    bytes: Number
+
+
+@frozen(kw_only=True)
+class StageMemory:
+    """Device memory of one stage at the sizes where it needs most; all in bytes."""
+
+    stage: str
+    item: str  # the page whose run decides
+    bindings: Mapping[str, int]
+    weight_bytes: Number  # parameters that the stage reads; the others stay resident as well
+    kv_cache_bytes: Number  # keys and values that the stage leaves behind
+    peak_bytes: Number  # the largest sum of activations, KV cache and inputs; parameters apart
+    peak_activation_bytes: Number
+    peak_kv_cache_bytes: Number
+    peak_input_bytes: Number
+    at: str  # operator that allocates at the peak
+    module: str
+    live: tuple[LiveBytes, ...]  # largest first
+
+
+@frozen(kw_only=True)
+class RunMemory:
+    """Device memory of the whole run; all in bytes."""
+
+    weight_bytes: Number  # every parameter, resident all the time
+    stage_peak_bytes: Number  # the largest peak of a stage, parameters apart
+    running_bytes: Number  # parameters and the largest peak
+    load_bytes: Number  # alive while the model loads
+    peak_bytes: Number  # the larger of the two before
+    decided_by: str  # "load", or the stage whose peak decides
+    stages: tuple[StageMemory, ...]  # over all items, the largest of each stage
+
+
+@frozen(kw_only=True)
+class Routings:
+    """A figure under several assumptions on how tokens choose experts."""
+
+    selected: Number  # the assumption of the report
+    uniform: Number  # every expert as likely: the expectation
+    fewest: Number  # every token picks the same experts: the lower bound
+    most: Number  # tokens share no expert while any is left: the upper bound
+
+
+@frozen(kw_only=True)
+class MoEReport:
+    """How the choice of experts moves the weight traffic of one stage of one page."""
+
+    item: str
+    stage: str
+    experts: int
+    top_k: int  # experts per token
+    tokens: int  # routed together in one execution
+    executions: int  # of the stage
+    distinct_experts: Routings  # per layer and execution
+    expert_weight_bytes_read: Routings  # bytes, all executions
+    stage_bytes: Routings  # bytes, all executions, unfused
+
+
+@frozen(kw_only=True)
+class Share:
+    """Calls, FLOPs and bytes of one state of coverage; bytes are unfused."""
+
+    calls: int = 0
+    flops: Number = 0
+    bytes: Number = 0
+
+
+@frozen(kw_only=True)
+class Approximation:
+    """An assumption that some costs rest on."""
+
+    op: str
+    note: str
+    calls: int
+    flops: Number
+    bytes: Number
+
+
+@frozen(kw_only=True)
+class UnclassifiedOp:
+    """An operator without a rule: its bytes are counted, its FLOPs are unknown."""
+
+    op: str
+    stage: str
+    module: str  # the first module that runs it
+    calls: int
+    bytes: Number
+
+
+@frozen(kw_only=True)
+class Coverage:
+    """How much of the work is known how well."""
+
+    exact: Share
+    approximated: Share
+    free: Share  # views: no FLOPs, no bytes
+    unclassified: Share
+    approximations: tuple[Approximation, ...]
+    unclassified_ops: tuple[UnclassifiedOp, ...]
+
+
+@frozen(kw_only=True)
+class ModelFacts:
+    """Which model the report is about."""
+
+    name: str
+    variant: Mapping[str, str]
+    parameters: int
+    parameter_bytes: int
+    load_bytes: int
+    dims: Mapping[str, str]  # legend
+    provenance: Mapping[str, str]
+
+
+@frozen(kw_only=True)
+class DeviceFacts:
+    """The peaks that times are divided by."""
+
+    key: str
+    name: str
+    matrix_flops_per_second: Mapping[str, float]  # dense, by type
+    vector_flops_per_second: Number  # fp32
+    bytes_per_second: Number
+    memory_bytes: Number
+
+
+@frozen(kw_only=True)
+class PredictionFacts:
+    """How times were predicted."""
+
+    method: str
+    traffic: str  # "unfused" or "fused"
+    device: DeviceFacts
+
+
+@frozen(kw_only=True)
+class ItemReport:
+    """One page, or one batch of equal pages together."""
+
+    name: str
+    documents: int
+    facts: Mapping[str, Fact]
+    runs: tuple[StageRun, ...]
+    breakdown: Breakdown
+    memory: tuple[StageMemory, ...]
+
+
+@frozen(kw_only=True)
+class Report:
+    """A model evaluated at a workload and, if one is given, a device.
+
+    FLOPs, bytes and seconds throughout; FLOPs are exact integers, bytes are expectations where a router decides.
+    """
+
+    model: ModelFacts
+    workload: str
+    workload_facts: Mapping[str, Fact]
+    routing: str  # assumption on the choice of experts
+    prediction: PredictionFacts | None  # None: no device, no times
+    total: Breakdown
+    module_stages: Mapping[str, Mapping[str, ModuleAmount]]  # stage, then module
+    idle_modules: Mapping[str, int]  # modules that never ran: their parameters
+    memory: RunMemory
+    moe: tuple[MoEReport, ...]
+    coverage: Coverage
+    items: tuple[ItemReport, ...]
+
+    @property
+    def documents(self) -> int:
+        """Documents in the workload."""
+        return sum(item.documents for item in self.items)
+
+    def to_json(self) -> str:
+        """Write the report as JSON in SI base units, as ``schema/report.schema.json`` describes."""
+        document = {"schema_version": REPORT_SCHEMA_VERSION, **_converter().unstructure(self)}
+        depths = {"total": 3, "module_stages": 3, "memory": 3, "items": 5, "coverage": 3}
+        return dump_json(document, depths=depths)
+
+
+def report_from_json(text: str | bytes, *, source: str = "the text") -> Report:
+    """Read a report from JSON.
+
+    Raises
+    ------
+    ReportFileError
+        When the text is cut off, no JSON, of another schema version or no report.
+    """
+    document = load_document(
+        text, source=source, kind="report", version=REPORT_SCHEMA_VERSION, error=ReportFileError
+    )
+    try:
+        return _converter().structure(document, Report)
+    except Exception as error:
+        raise ReportFileError(f"{source} is no report: {reasons(error)}") from error
+
+
+def read_report(path: str | Path) -> Report:
+    """Read a report file.
+
+    Raises
+    ------
+    MissingReportFileError
+        When the file cannot be read.
+    ReportFileError
+        When its content is no report.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MissingReportFileError(f"cannot read the report {path}: {error.strerror or error}") from error
+    return report_from_json(data, source=str(path))
+
+
+@lru_cache(maxsize=1)
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    register_plain(converter)
+    converter.register_structure_hook_func(lambda kind: kind == Number, _number)
+    converter.register_structure_hook_func(lambda kind: kind == Fact, _fact)
+    converter.register_structure_hook(float, lambda value, _: float(_number(value)))
+    converter.register_structure_hook(Amount, _amount_from_json)
+    converter.register_unstructure_hook(Amount, _amount_to_json)
+    return converter
+
+
+def _number(value: Any, _kind: Any = None) -> Number:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+def _fact(value: Any, _kind: Any = None) -> Fact:
+    return value if isinstance(value, str) else _number(value)
+
+
+def _amount_to_json(amount: Amount) -> dict[str, Any]:
+    """Write an amount flat, with the sums a reader wants: `flops` and, where there is a time, `seconds`."""
+    cost = amount.cost
+    document: dict[str, Any] = {"flops": cost.flops, **{name: getattr(cost, name) for name in COST_NAMES}}
+    if amount.time is not None:
+        time = amount.time
+        document["seconds"] = time.seconds
+        document["seconds_bound_by"] = {
+            "matrix_units": time.matrix_units,
+            "vector_units": time.vector_units,
+            "memory": time.memory,
+        }
+    return document
+
+
+def _amount_from_json(document: Any, _kind: Any = None) -> Amount:
+    if not isinstance(document, dict):
+        raise ValueError(f"{document!r} is no amount")
+    names = {"flops", *COST_NAMES}
+    timed = {"seconds", "seconds_bound_by"}
+    if document.keys() not in (names, names | timed):
+        raise ValueError(f"an amount has the keys {sorted(names)}, this one has {sorted(document)}")
+    cost = Cost(**{name: _number(document[name]) for name in COST_NAMES})
+    if "seconds" not in document:
+        return Amount(cost=cost)
+    parts = document["seconds_bound_by"]
+    return Amount(cost=cost, time=Time(**{name: float(_number(value)) for name, value in parts.items()}))

@@ -1,0 +1,419 @@
+"""AnalyticModel to JSON and back: dims as text, layers by type and fields, each leaf's cost beside its layer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import attrs
+import cattrs
+import sympy
+from cattrs import transform_error
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from modelmeter.categories import Category
+from modelmeter.dims import Dim, parse, to_text
+from modelmeter.errors import ModelMeterError
+from modelmeter.layers import LAYERS
+from modelmeter.layers.base import BaseLayer
+from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactness, Leaf, LeafCost
+from modelmeter.stored import StoredDim, StoredLayer
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_LEAF_PLAIN = ("id", "module", "stage", "op", "function", "category", "calls", "exactness", "note")
+_LEAF_KEYS = frozenset({*_LEAF_PLAIN, "layer", "cost"})
+
+
+class ModelFileError(ModelMeterError, ValueError):
+    """A file that is no model, or a model of another schema version."""
+
+
+class MissingModelFileError(ModelFileError, FileNotFoundError):
+    """A model file that cannot be read at all."""
+
+
+def model_to_json(model: AnalyticModel) -> str:
+    """Write a model as JSON: one leaf, module or edge a line, equal models give equal text.
+
+    Parameters
+    ----------
+    model : AnalyticModel
+        The model; dims become text such as ``"2*B*S"``.
+
+    Returns
+    -------
+    str
+        JSON that `model_from_json` reads and ``schema/model.schema.json`` describes; ends with a newline.
+    """
+    document = {"schema_version": SCHEMA_VERSION, **_converter().unstructure(model)}
+    return dump_json(document, depths={"stages": 4})
+
+
+def model_from_json(text: str | bytes, *, source: str = "the text") -> AnalyticModel:
+    """Read a model from JSON.
+
+    Layers and expressions are built when they are first asked for, so reading is quick.
+
+    Parameters
+    ----------
+    text : str or bytes
+        JSON as `model_to_json` writes it.
+    source : str
+        Where the text is from, for messages.
+
+    Raises
+    ------
+    ModelFileError
+        When the text is cut off, no JSON, of another schema version or not a model.
+    """
+    document = load_document(text, source=source, kind="model", version=SCHEMA_VERSION, error=ModelFileError)
+    try:
+        model = _converter().structure(document, AnalyticModel)
+    except Exception as error:
+        raise ModelFileError(f"{source} is no model: {reasons(error)}") from error
+    _check_references(model, source)
+    return model
+
+
+def read_model(path: str | Path) -> AnalyticModel:
+    """Read a model file, gzip or plain.
+
+    Raises
+    ------
+    MissingModelFileError
+        When the file cannot be read.
+    ModelFileError
+        When its content is no model.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MissingModelFileError(f"cannot read the model file {path}: {error.strerror or error}") from error
+    return model_from_bytes(data, source=str(path))
+
+
+def model_from_bytes(data: bytes, *, source: str) -> AnalyticModel:
+    """Read a model from the bytes of a file, gzip or plain.
+
+    Raises
+    ------
+    ModelFileError
+        When the bytes are no model.
+    """
+    if data.startswith(_GZIP_MAGIC):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise ModelFileError(f"{source} is cut off or damaged: {error}; write it again") from error
+    return model_from_json(data, source=source)
+
+
+def compress(text: str) -> bytes:
+    """Return gzip bytes that hold no time or name: equal texts give equal bytes.
+
+    Examples
+    --------
+    >>> gzip.decompress(compress("{}"))
+    b'{}'
+    """
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+# --- JSON text, shared with reports ---------------------------------------------------------------------------
+
+
+def dump_json(document: Mapping[str, Any], *, depths: Mapping[str, int]) -> str:
+    """Write a document with its containers spread over lines down to a depth, compact below.
+
+    Parameters
+    ----------
+    document : mapping
+        JSON's types only.
+    depths : mapping of str to int
+        By top-level key, how many levels (the document itself is level 0) are spread; 2 for the others.
+
+    Examples
+    --------
+    >>> print(dump_json({"a": [{"b": 1}, {"b": 2.0}], "c": {}}, depths={}), end="")
+    {
+     "a": [
+      {"b": 1},
+      {"b": 2}
+     ],
+     "c": {}
+    }
+    """
+    lines = ",\n".join(
+        f" {json.dumps(key)}: {_spread(whole(value), 1, depths.get(key, 2))}" for key, value in document.items()
+    )
+    return "{\n" + lines + "\n}\n"
+
+
+def whole(value: Any) -> Any:
+    """Return JSON values with floats that hold whole numbers as ints.
+
+    Examples
+    --------
+    >>> whole({"a": [1.0, 1.5]})
+    {'a': [1, 1.5]}
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {key: whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole(item) for item in value]
+    return value
+
+
+def _spread(value: Any, level: int, depth: int) -> str:
+    if level >= depth or not isinstance(value, dict | list) or not value:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    pad = "\n" + " " * (level + 1)
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_spread(item, level + 1, depth)}" for key, item in value.items()]
+        return "{" + pad + f",{pad}".join(items) + "\n" + " " * level + "}"
+    items = [_spread(item, level + 1, depth) for item in value]
+    return "[" + pad + f",{pad}".join(items) + "\n" + " " * level + "]"
+
+
+def load_document(
+    text: str | bytes, *, source: str, kind: str, version: int, error: type[ModelMeterError]
+) -> dict[str, Any]:
+    """Read JSON text as a document of one schema version, the version taken out.
+
+    Raises
+    ------
+    error
+        When the text is cut off, no JSON, no object or of another version.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{source} is no JSON or cut off: {problem}; write the {kind} again") from problem
+    if not isinstance(document, dict):
+        raise error(f"{source} is no {kind}: its JSON is a {type(document).__name__}, not an object")
+    found = document.pop("schema_version", None)
+    if found != version or isinstance(found, bool):
+        raise error(
+            f"{source} has schema_version {found!r}, this release reads {version}; "
+            f"write the {kind} again with this release"
+        )
+    return document
+
+
+def reasons(error: Exception) -> str:
+    """Return the first things that are wrong, each with its place in the document."""
+    reasons = transform_error(error, path="$") if isinstance(error, cattrs.BaseValidationError) else [str(error)]
+    return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+
+
+def _check_references(model: AnalyticModel, source: str) -> None:
+    """Refuse leaves, modules and free calls of modules or stages that the file does not have."""
+    modules = {node.id for node in model.modules}
+    stages = {stage.name for stage in model.stages}
+    if sum(node.parent is None for node in model.modules) != 1:
+        raise ModelFileError(f"{source} is no model: exactly one module must have no parent")
+    for node in model.modules:
+        if node.parent is not None and node.parent not in modules:
+            raise ModelFileError(f"{source} is no model: module {node.id!r} has no parent {node.parent!r}")
+    for record in (*model.leaves, *model.free):
+        if record.module not in modules or record.stage not in stages:
+            raise ModelFileError(
+                f"{source} is no model: {record.op} is in module {record.module!r} of stage {record.stage!r}, "
+                "which the file does not have"
+            )
+
+
+# --- the converter --------------------------------------------------------------------------------------------
+
+
+def is_dim(kind: Any) -> bool:
+    """Tell whether a field's type is `Dim`, or `Dim` or None."""
+    return get_origin(kind) in (Union, UnionType) and sympy.Expr in get_args(kind)
+
+
+def dim_to_json(value: Dim | None) -> int | float | str | None:
+    """Write a dim as a number, or as text where it is an expression.
+
+    Examples
+    --------
+    >>> dim_to_json(7), dim_to_json(parse("2*B"))
+    (7, '2*B')
+    """
+    return to_text(value) if isinstance(value, sympy.Expr) else value
+
+
+def dim_from_json(value: Any, _kind: Any = None) -> Any:
+    """Read a dim; text is parsed."""
+    if isinstance(value, str):
+        return parse(value)
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{value!r} is no dim: give a number or a text such as '2*B*S'")
+
+
+def _stored_to_json(value: StoredDim) -> int | float | str:
+    return value.plain
+
+
+def _stored_from_json(value: Any, _kind: Any = None) -> StoredDim:
+    if isinstance(value, str):
+        return StoredDim(text=value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return StoredDim(value)
+    raise ValueError(f"{value!r} is no dim: give a number or a text such as '2*B*S'")
+
+
+@lru_cache(maxsize=1)
+def _converter() -> cattrs.Converter:
+    """Return the converter of models: strict on keys, private fields under their public names."""
+    converter = cattrs.Converter(forbid_extra_keys=True, use_alias=True)
+    register_plain(converter)
+    converter.register_structure_hook(StoredDim, _stored_from_json)
+    converter.register_unstructure_hook(StoredDim, _stored_to_json)
+    converter.register_structure_hook(Leaf, _leaf_from_json)
+    converter.register_unstructure_hook(Leaf, _leaf_to_json)
+    return converter
+
+
+def register_plain(converter: cattrs.Converter) -> None:
+    """Add what models and reports share: strict scalars, mappings sorted where their order means nothing."""
+    for kind in (int, str, bool):
+        converter.register_structure_hook(kind, _strict(kind))
+    converter.register_unstructure_hook_func(_is_plain_mapping, lambda value: dict(sorted(value.items())))
+
+
+def _strict(kind: type) -> Any:
+    def structure(value: Any, _kind: Any = None) -> Any:
+        if type(value) is not kind:
+            raise ValueError(f"{value!r} is no {kind.__name__}")
+        return value
+
+    return structure
+
+
+def _is_plain_mapping(kind: Any) -> bool:
+    """Tell whether a type maps names to scalars."""
+    if get_origin(kind) is not Mapping:
+        return False
+    value = get_args(kind)[1]
+    return value in (int, str, float) or (get_origin(value) in (Union, UnionType) and not attrs.has(value))
+
+
+def _leaf_to_json(leaf: Leaf) -> dict[str, Any]:
+    document: dict[str, Any] = {name: getattr(leaf, name) for name in _LEAF_PLAIN}
+    document["category"] = leaf.category.value
+    document["exactness"] = leaf.exactness.value
+    document["layer"] = leaf.layer_document or layer_to_json(leaf.layer)
+    document["cost"] = {name: _stored_to_json(getattr(leaf.cost, name)) for name in COST_FIELDS}
+    return document
+
+
+def _leaf_from_json(document: Any, _kind: Any = None) -> Leaf:
+    """Read a leaf by hand: there are thousands, and their layers and expressions wait until they are asked for."""
+    if not isinstance(document, dict) or document.keys() != _LEAF_KEYS:
+        found = sorted(document) if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"a leaf has the keys {sorted(_LEAF_KEYS)}, this one has {found}")
+    layer, cost = document["layer"], document["cost"]
+    name = document["id"]
+    if not isinstance(layer, dict) or layer.get("type") not in LAYERS:
+        kind = layer.get("type") if isinstance(layer, dict) else layer
+        raise ValueError(f"leaf {name!r} has a layer of unknown type {kind!r}; known are {sorted(LAYERS)}")
+    if not isinstance(cost, dict) or cost.keys() != set(COST_FIELDS):
+        raise ValueError(f"leaf {name!r}: its cost must have the keys {list(COST_FIELDS)}")
+    if type(document["calls"]) is not int:
+        raise ValueError(f"leaf {name!r}: calls is {document['calls']!r}, not an integer")
+    fused_bytes = _stored_from_json(cost["fused_bytes"])
+    return Leaf(
+        id=name,
+        module=document["module"],
+        stage=document["stage"],
+        op=document["op"],
+        function=document["function"],
+        category=Category(document["category"]),
+        layer=StoredLayer(layer, layer_from_json),
+        calls=document["calls"],
+        fused_bytes=fused_bytes,
+        exactness=Exactness(document["exactness"]),
+        note=document["note"],
+        cost=LeafCost(**{key: _stored_from_json(value) for key, value in cost.items()}),
+    )
+
+
+# --- layers ---------------------------------------------------------------------------------------------------
+
+
+def layer_to_json(layer: BaseLayer) -> dict[str, Any]:
+    """Write a layer by its type and fields.
+
+    Examples
+    --------
+    >>> from modelmeter.dims import symbol
+    >>> from modelmeter.dtypes import DType
+    >>> layer = LAYERS["Linear"](rows=symbol("B"), in_features=4, out_features=2, bias=False, dtype=DType.BF16)
+    >>> layer_to_json(layer)
+    {'type': 'Linear', 'rows': 'B', 'in_features': 4, 'out_features': 2, 'bias': False, 'dtype': 'bf16'}
+    """
+    return _layer_converter().unstructure(layer, BaseLayer)
+
+
+def layer_from_json(document: Mapping[str, Any]) -> BaseLayer:
+    """Read a layer.
+
+    Raises
+    ------
+    ModelFileError
+        When the type is unknown or a field is missing, unknown or of a wrong type.
+
+    Examples
+    --------
+    >>> layer_from_json({"type": "Linear", "rows": "B", "in_features": 4, "out_features": 2, "bias": False,
+    ...                  "dtype": "bf16"}).at(B=3).matmul_flops()
+    48
+    """
+    try:
+        return _layer_converter().structure(document, BaseLayer)
+    except Exception as error:
+        raise ModelFileError(f"no layer is described by {json.dumps(document)}: {reasons(error)}") from error
+
+
+@lru_cache(maxsize=1)
+def _layer_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    register_plain(converter)
+    converter.register_structure_hook_func(is_dim, dim_from_json)
+    converter.register_unstructure_hook_func(is_dim, dim_to_json)
+    converter.register_structure_hook_func(
+        lambda kind: kind is BaseLayer, lambda document, _: _structure_layer(converter, document)
+    )
+    converter.register_unstructure_hook_func(
+        lambda kind: kind is BaseLayer, lambda layer: {"type": type(layer).__name__, **converter.unstructure(layer)}
+    )
+    return converter
+
+
+def _structure_layer(converter: cattrs.Converter, document: Any) -> BaseLayer:
+    if not isinstance(document, Mapping) or document.get("type") not in LAYERS:
+        kind = document.get("type") if isinstance(document, Mapping) else document
+        raise ValueError(f"unknown layer type {kind!r}; known are {sorted(LAYERS)}")
+    fields = {key: value for key, value in document.items() if key != "type"}
+    return converter.structure(fields, LAYERS[document["type"]])
+
+
+__all__: Sequence[str] = (
+    "MissingModelFileError",
+    "ModelFileError",
+    "compress",
+    "layer_from_json",
+    "layer_to_json",
+    "model_from_bytes",
+    "model_from_json",
+    "model_to_json",
+    "read_model",
+)

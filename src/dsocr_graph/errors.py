@@ -1,0 +1,41 @@
+"""The errors of dsocr_graph: one small tree; every class is also the builtin a caller expects."""
+
+from __future__ import annotations
+
+
+class DsocrGraphError(Exception):
+    """Base of everything dsocr_graph raises on purpose.
+
+    Examples
+    --------
+    >>> issubclass(ModelConfigError, DsocrGraphError) and issubclass(ModelConfigError, ValueError)
+    True
+    """
+
+
+class ModelConfigError(DsocrGraphError, ValueError):
+    """A model configuration that cannot be built: a wrong, missing or unsupported value."""
+
+
+class ModelInputError(DsocrGraphError, ValueError):
+    """Tensors given to a model that do not fit together or do not fit the model."""
+
+
+class CheckpointError(DsocrGraphError, ValueError):
+    """A checkpoint whose tensors do not fit the model, or that is not in a safe format."""
+
+
+class CheckpointNotFoundError(DsocrGraphError, FileNotFoundError):
+    """A checkpoint directory, or a file it needs, that is not there."""
+
+
+class MissingKernelError(DsocrGraphError, ImportError):
+    """A kernel package that the chosen implementation needs and that is not installed."""
+
+
+class CaptureError(DsocrGraphError, RuntimeError):
+    """A model, or a stage of it, that torch.export cannot capture."""
+
+
+class MissingLoweringError(DsocrGraphError, LookupError):
+    """ATen operators for which no lowering rule exists."""

@@ -1,0 +1,212 @@
+"""Lower a call graph: every call to a layer, the layers to an AnalyticModel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+
+from attrs import frozen
+from modelmeter.dims import LEGEND, Dim, to_text, total
+from modelmeter.dtypes import DType
+from modelmeter.layers import BaseLayer, Unclassified
+from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
+
+from dsocr_graph.errors import MissingLoweringError
+from dsocr_graph.ir import CapturedModel, OpCall, OpGraph, Role
+from dsocr_graph.liveness import peaks
+from dsocr_graph.lowering.category import category_of
+from dsocr_graph.lowering.fusion import fused_bytes
+from dsocr_graph.lowering.registry import Approximation, is_free, operands, rule_of
+from dsocr_graph.scopes import CallGraph, ScopedCall, call_signature
+
+
+@frozen(kw_only=True)
+class Lowered:
+    """What became of one call."""
+
+    layer: BaseLayer | None  # None: the call moves nothing
+    exactness: Exactness
+    note: str = ""
+
+
+def lower(
+    graph: CallGraph, *, allow_unclassified: bool = False, descriptions: Mapping[str, str] | None = None
+) -> AnalyticModel:
+    """Lower every call of a call graph to an analytic layer.
+
+    Parameters
+    ----------
+    graph : CallGraph
+        A captured model grouped by module.
+    allow_unclassified : bool
+        Keep calls without a rule as `unclassified` layers with their bytes, instead of raising.
+    descriptions : mapping of str to str
+        What each stage does, by name.
+
+    Raises
+    ------
+    MissingLoweringError
+        When calls have no rule; the error lists every operator, its count and where it comes first.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dsocr_graph.scopes import group_by_module
+    >>> from dsocr_graph.tracing import StageSpec, capture
+    >>> with torch.device("meta"):
+    ...     module, x = torch.nn.Linear(4, 2), torch.empty(3, 4)
+    >>> stage = StageSpec(name="forward", description="", module=module, inputs=(x,))
+    >>> model = lower(group_by_module(capture(module, [stage], name="toy", variant={})))
+    >>> [(leaf.op, leaf.layer.matmul_flops()) for leaf in model.leaves]
+    [('aten::linear', 48)]
+    """
+    captured = graph.captured
+    lowered = _lower_calls(captured, allow_unclassified=allow_unclassified)
+    fused = {
+        stage.stage: fused_bytes(
+            stage, {index: item.layer for index, item in lowered[stage.stage].items() if item.layer is not None}
+        )
+        for stage in captured.graphs
+    }
+    leaves: list[Leaf] = []
+    views: Counter[tuple[str, str, str]] = Counter()
+    for scoped in graph.calls:
+        result = lowered[scoped.stage][scoped.call.index]
+        if result.layer is None:
+            views[scoped.node, scoped.stage, scoped.call.op] += len(scoped.indices)
+        else:
+            leaves.extend(_leaves(scoped, result, fused[scoped.stage]))
+    parameter_bytes = sum(parameter.bytes for parameter in captured.parameters)
+    elements = sum(parameter.elements for parameter in captured.parameters)
+    return AnalyticModel(
+        name=captured.name,
+        variant=captured.variant,
+        dims={name: LEGEND.get(name, "size") for stage in captured.graphs for name in stage.dims},
+        parameters=elements,
+        parameter_bytes=parameter_bytes,
+        load_bytes=elements * DType.FP32.itemsize,
+        stages=tuple(_stage(stage, graph, (descriptions or {}).get(stage.stage, "")) for stage in captured.graphs),
+        modules=tuple(_module(graph)),
+        leaves=tuple(leaves),
+        free=tuple(
+            FreeOps(module=module, stage=stage, op=op, calls=calls) for (module, stage, op), calls in views.items()
+        ),
+        edges=tuple(
+            Edge(stage=edge.stage, source=edge.source, target=edge.target, tensors=edge.tensors, bytes=edge.bytes)
+            for edge in graph.edges
+        ),
+        provenance=captured.provenance,
+    )
+
+
+def _lower_calls(captured: CapturedModel, *, allow_unclassified: bool) -> dict[str, dict[int, Lowered]]:
+    """Lower every call of every stage; equal calls once."""
+    known: dict[Hashable, Lowered | None] = {}
+    missing: dict[str, list[OpCall]] = {}
+    result: dict[str, dict[int, Lowered]] = {}
+    for graph in captured.graphs:
+        stage = result.setdefault(graph.stage, {})
+        for call in graph.calls:
+            key = call_signature(call)
+            if key not in known:
+                known[key] = _lower_call(call)
+            item = known[key]
+            if item is None:
+                missing.setdefault(call.op, []).append(call)
+                item = Lowered(
+                    layer=Unclassified(
+                        op=call.op.partition("::")[2], reads=operands(call.reads), writes=operands(call.writes)
+                    ),
+                    exactness=Exactness.UNCLASSIFIED,
+                    note="no lowering rule: bytes of its tensors, no FLOPs",
+                )
+            stage[call.index] = item
+    if missing and not allow_unclassified:
+        raise MissingLoweringError(_missing_message(missing))
+    return result
+
+
+def _missing_message(missing: Mapping[str, list[OpCall]]) -> str:
+    rows = [
+        f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" for op, calls in sorted(missing.items())
+    ]
+    return "\n".join(
+        [
+            f"no lowering for {len(missing)} op{'s' if len(missing) > 1 else ''}:",
+            *rows,
+            "add @lowers(...) in dsocr_graph/lowering/, or run with --allow-unclassified to report them",
+        ]
+    )
+
+
+def _lower_call(call: OpCall) -> Lowered | None:
+    if is_free(call):
+        return Lowered(layer=None, exactness=Exactness.EXACT)
+    rule = rule_of(call.op)
+    if rule is None:
+        return None
+    made = rule(call)
+    if isinstance(made, Approximation):
+        return Lowered(layer=made.layer, exactness=Exactness.APPROXIMATED, note=made.note)
+    return Lowered(layer=made, exactness=Exactness.EXACT)
+
+
+def _leaves(scoped: ScopedCall, lowered: Lowered, fused: Mapping[int, Dim]) -> list[Leaf]:
+    """Return one leaf per distinct fused traffic of a folded call; as a rule there is one."""
+    layer = lowered.layer
+    assert layer is not None
+    counts: dict[str, list[int]] = {}
+    for index in scoped.indices:
+        counts.setdefault(to_text(fused[index]), []).append(index)
+    return [
+        Leaf(
+            id=f"{scoped.node}/{scoped.name}" + (f"~{number}" if number else ""),
+            module=scoped.node,
+            stage=scoped.stage,
+            op=scoped.call.op,
+            function=scoped.call.function,
+            category=category_of(layer, scoped.call),
+            layer=layer,
+            calls=len(indices),
+            fused_bytes=fused[indices[0]],
+            exactness=lowered.exactness,
+            note=lowered.note,
+        )
+        for number, indices in enumerate(counts.values())
+    ]
+
+
+def _module(graph: CallGraph) -> list[ModuleNode]:
+    return [
+        ModuleNode(
+            id=node.id,
+            class_name=node.class_name,
+            parent=node.parent,
+            instances=len(node.paths),
+            series=node.series,
+            parallel=node.parallel,
+            calls=node.calls,
+            parameters=node.parameters,
+            parameter_bytes=node.parameter_bytes,
+            fan_in=node.fan_in,
+            fan_out=node.fan_out,
+        )
+        for node in graph.nodes
+    ]
+
+
+def _stage(stage: OpGraph, graph: CallGraph, description: str) -> Stage:
+    parameters = {parameter.name: parameter for parameter in graph.captured.parameters}
+    used = {tensor.id for call in stage.calls for tensor in call.reads}
+    names = {name for tensor, owners in stage.weights.items() if tensor in used for name in owners}
+    cached = {stage.tensors[item].storage: stage.tensors[item] for item in stage.outputs}
+    return Stage(
+        name=stage.stage,
+        description=description,
+        dims=stage.dims,
+        weight_bytes=sum(parameters[name].bytes for name in names),
+        kv_cache_bytes=total(
+            tensor.storage_bytes for tensor in cached.values() if tensor.role is Role.KV_CACHE
+        ),
+        peaks=peaks(stage, lambda path: graph.ids[path]),
+    )

@@ -1,0 +1,1 @@
+"""Models as exportable nn.Modules, one package each."""

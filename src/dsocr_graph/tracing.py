@@ -1,0 +1,545 @@
+"""Capture: a PyTorch model to ATen graphs by torch.export; the only reader of fx node.meta."""
+
+from __future__ import annotations
+
+import operator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, cast
+
+import modelmeter.dims as dims
+import sympy
+import torch
+import torch.fx.traceback as fx_traceback
+from attrs import field, frozen
+from modelmeter.dims import Dim
+from modelmeter.dtypes import DType
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.overrides import TorchFunctionMode
+
+from dsocr_graph.errors import CaptureError
+from dsocr_graph.ir import (
+    Argument,
+    CapturedModel,
+    ModuleSpec,
+    OpCall,
+    OpGraph,
+    ParameterSpec,
+    Role,
+    ScopeFrame,
+    TensorRef,
+    TensorSpec,
+)
+
+_DTYPES: Mapping[torch.dtype, DType] = {
+    torch.float64: DType.FP64,
+    torch.float32: DType.FP32,
+    torch.bfloat16: DType.BF16,
+    torch.float16: DType.FP16,
+    torch.float8_e4m3fn: DType.FP8_E4M3,
+    torch.float8_e5m2: DType.FP8_E5M2,
+    torch.int64: DType.INT64,
+    torch.int32: DType.INT32,
+    torch.int16: DType.INT16,
+    torch.int8: DType.INT8,
+    torch.uint8: DType.UINT8,
+    torch.bool: DType.BOOL,
+}
+_TORCH_ROOT = os.path.dirname(cast("str", torch.__file__)) + os.sep
+
+
+@frozen(kw_only=True)
+class StageSpec:
+    """How one stage of a model is run for capture.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Runs the stage; the captured model is its submodule `root`, or the module itself when that is "".
+    inputs : tuple
+        Example inputs, on the `meta` device.
+    dynamic_shapes
+        As `torch.export.export` takes it, one mapping of axis to `Dim` (or None) per input tensor; the names of the
+        `Dim`s are the names of the dims.
+    aliases : mapping of str to str
+        Dims to write in terms of others, such as {"W": "V/H"}.
+    kv_inputs, kv_outputs : tuple of int
+        Positions of the KV cache among the flattened inputs and outputs.
+    """
+
+    name: str
+    description: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    dynamic_shapes: Any = None
+    root: str = ""
+    aliases: Mapping[str, str] = field(factory=dict)
+    kv_inputs: tuple[int, ...] = ()
+    kv_outputs: tuple[int, ...] = ()
+
+
+def capture(
+    model: nn.Module,
+    stages: Sequence[StageSpec],
+    *,
+    name: str,
+    variant: Mapping[str, str],
+    progress: Callable[[str], None] = lambda message: None,
+) -> CapturedModel:
+    """Capture every stage of a model as an ATen graph.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, in evaluation mode, usually on the `meta` device.
+    stages : sequence of StageSpec
+        What to run, and which dims stay symbolic.
+    name : str
+        Name of the model.
+    variant : mapping of str to str
+        What tells this variant of the model from others.
+    progress : callable
+        Told what is being captured.
+
+    Raises
+    ------
+    CaptureError
+        When torch.export cannot capture a stage; the error names the module and the operator.
+
+    Examples
+    --------
+    >>> stage = StageSpec(
+    ...     name="forward",
+    ...     description="one call",
+    ...     module=nn.Linear(4, 2, device="meta"),
+    ...     inputs=(torch.empty(3, 4, device="meta"),),
+    ... )
+    >>> captured = capture(stage.module, [stage], name="toy", variant={})
+    >>> [call.op for call in captured.graphs[0].calls]
+    ['aten::linear']
+    """
+    graphs: list[OpGraph] = []
+    for stage in stages:
+        progress(f"capturing {stage.name}")
+        graphs.append(_capture_stage(stage, model))
+    return CapturedModel(
+        name=name,
+        variant=dict(variant),
+        modules=_modules(model),
+        parameters=tuple(
+            ParameterSpec(name=path, shape=tuple(parameter.shape), dtype=_dtype(parameter.dtype, path))
+            for path, parameter in model.named_parameters()
+        ),
+        graphs=tuple(graphs),
+        provenance={"torch": torch.__version__.split("+")[0]},
+    )
+
+
+def _modules(model: nn.Module) -> tuple[ModuleSpec, ...]:
+    owners: dict[str, list[str]] = {}
+    for path, _ in model.named_parameters():
+        owners.setdefault(path.rpartition(".")[0], []).append(path)
+    return tuple(
+        ModuleSpec(path=path, class_name=type(module).__name__, parameters=tuple(owners.get(path, ())))
+        for path, module in model.named_modules()
+    )
+
+
+def _capture_stage(stage: StageSpec, model: nn.Module) -> OpGraph:
+    recorder = _CallSites(model)
+    with torch.no_grad(), fx_traceback.preserve_node_meta(), _no_stack_traces(), recorder:
+        try:
+            program = torch.export.export(
+                stage.module,
+                stage.inputs,
+                dynamic_shapes=stage.dynamic_shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+        except Exception as error:
+            raise _explained(error, stage, recorder) from error
+    return _Reader(stage, model, program).graph()
+
+
+def _explained(error: Exception, stage: StageSpec, recorder: _CallSites) -> CaptureError:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    where = f"module {recorder.module or '(root)'} ({recorder.class_name}), function {recorder.function}"
+    return CaptureError(
+        f"stage {stage.name!r} cannot be captured by torch.export: {type(error).__name__}: {first.strip()}\n"
+        f"  last operator reached: {recorder.operator} in {where}\n"
+        "  change that module so that no shape or branch depends on tensor values (no .item(), .tolist(), nonzero or "
+        "boolean indexing), or choose an implementation that can be exported"
+    )
+
+
+@contextmanager
+def _no_stack_traces() -> Iterator[None]:
+    """Switch off fx's own stack traces: they keep frames called `forward` only and cost half the time."""
+    config = cast("Any", torch.fx.config)
+    before = config.do_not_emit_stack_traces
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
+
+
+class _CallSites(TorchFunctionMode):
+    """Annotates each fx node with the module and the function whose code runs it.
+
+    `nn_module_stack` knows only modules entered by `__call__`; a method called on a submodule would be
+    attributed to the caller.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._paths = {id(module): path for path, module in model.named_modules()}
+        self.module, self.class_name, self.function, self.operator = "", type(model).__name__, "forward", "(none)"
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run `func` with the call site in fx's annotations."""
+        site = self._site(sys._getframe(1))
+        self.operator = getattr(func, "__name__", str(func))
+        with fx_traceback.annotate(site):
+            return func(*args, **(kwargs or {}))
+
+    def _site(self, frame: FrameType | None) -> dict[str, str]:
+        names: list[str] = []
+        while frame is not None:
+            code = frame.f_code
+            ours = code.co_name == "forward" or not code.co_filename.startswith(_TORCH_ROOT)
+            if ours and not code.co_name.startswith(("<", "__")):
+                names.append(code.co_name)
+                owner = frame.f_locals.get("self") if "self" in code.co_varnames[: code.co_argcount] else None
+                path = self._paths.get(id(owner))
+                if path is not None:
+                    self.module, self.class_name, self.function = path, type(owner).__name__, _function(names)
+                    return {"module": path, "function": self.function}
+            frame = frame.f_back
+        return {"function": _function(names)}
+
+
+def _function(names: list[str]) -> str:
+    """Return the functions between a module's forward and an operator, outermost first."""
+    inner = [name for name in reversed(names) if name != "forward"]
+    return ".".join(inner) or "forward"
+
+
+class _Reader:
+    """Reads one exported program into an OpGraph."""
+
+    def __init__(self, stage: StageSpec, model: nn.Module, program: ExportedProgram) -> None:
+        self._stage = stage
+        self._model = model
+        self._program = program
+        self._classes = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._tensors: list[TensorSpec] = []
+        self._ids: dict[Node, Any] = {}  # node -> tensor id, or a tuple of them
+        self._storages: dict[int, int] = {}
+        self._symbols: dict[sympy.Symbol, sympy.Expr] = {}
+        self._weights: dict[int, tuple[str, ...]] = {}
+        self._where = ""
+
+    def graph(self) -> OpGraph:
+        signature = self._program.graph_signature
+        targets = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        nodes = list(self._program.graph.nodes)
+        users = [node for node in nodes if node.op == "placeholder" and node.name not in targets]
+        self._symbols = self._dim_symbols(users)
+        kv_inputs = {users[position].name for position in self._stage.kv_inputs}
+        owners = self._parameter_owners()
+        inputs: list[int] = []
+        calls: list[OpCall] = []
+        outputs: tuple[int, ...] = ()
+        for node in nodes:
+            if node.op == "placeholder":
+                self._placeholder(node, targets.get(node.name), kv_inputs, owners, inputs)
+            elif node.op == "output":
+                flat = torch.utils._pytree.tree_leaves(node.args[0])  # noqa: SLF001 - torch has no public pytree
+                outputs = tuple(self._ids[item] for item in flat if isinstance(item, Node) and item in self._ids)
+            elif node.target is operator.getitem:
+                self._ids[node] = self._ids[cast("Node", node.args[0])][cast("int", node.args[1])]
+            elif isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the type of every ATen target
+                call = self._call(node, len(calls))
+                if call is not None:
+                    calls.append(call)
+            elif node.op == "call_function" and not isinstance(node.meta.get("val"), torch.Tensor):
+                continue  # arithmetic on sizes
+            else:
+                raise CaptureError(
+                    f"stage {self._stage.name!r}: the graph holds {node.op} {node.target}, which is no ATen operator; "
+                    "remove the control flow or the context manager that makes it from the model's forward"
+                )
+        tensors = tuple(self._with_kv_outputs(outputs))
+        return OpGraph(
+            stage=self._stage.name,
+            dims=tuple(sorted(set().union(*(dims.free_dims(size) for tensor in tensors for size in tensor.shape)))),
+            tensors=tensors,
+            calls=tuple(_rebased(call, tensors) for call in calls),
+            inputs=tuple(inputs),
+            outputs=outputs,
+            weights=self._weights,
+        )
+
+    def _with_kv_outputs(self, outputs: tuple[int, ...]) -> Iterator[TensorSpec]:
+        import attrs
+
+        cached = {outputs[position] for position in self._stage.kv_outputs}
+        for tensor in self._tensors:
+            yield attrs.evolve(tensor, role=Role.KV_CACHE) if tensor.id in cached else tensor
+
+    def _dim_symbols(self, users: Sequence[Node]) -> dict[sympy.Symbol, sympy.Expr]:
+        """Map torch's renamed symbols (`s77`) back to the declared dims, by the placeholders' shapes."""
+        found: dict[sympy.Symbol, sympy.Expr] = {}
+        if self._stage.dynamic_shapes is None:
+            return found
+        for node, declared in zip(users, _declared_leaves(self._stage.dynamic_shapes), strict=True):
+            value = node.meta.get("val")
+            if not isinstance(value, torch.Tensor) or declared is None:
+                continue
+            for axis, dim in declared.items():
+                size = value.shape[axis]
+                if dim is None or not isinstance(size, torch.SymInt):
+                    continue
+                expr = size.node.expr
+                if isinstance(expr, sympy.Symbol):
+                    label = dim.__name__
+                    alias = self._stage.aliases.get(label)
+                    found[expr] = sympy.sympify(dims.parse(alias) if alias else dims.symbol(label))
+        return found
+
+    def _parameter_owners(self) -> dict[int, tuple[str, ...]]:
+        """Names of the parameters in each storage; a stacked buffer holds those of its experts."""
+        owners: dict[int, list[str]] = {}
+        for path, parameter in self._model.named_parameters():
+            owners.setdefault(_storage_key(parameter), []).append(path)
+        return {key: tuple(names) for key, names in owners.items()}
+
+    def _placeholder(
+        self,
+        node: Node,
+        target: str | None,
+        kv_inputs: set[str],
+        owners: Mapping[int, tuple[str, ...]],
+        inputs: list[int],
+    ) -> None:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            return
+        if target is None:
+            role = Role.KV_CACHE if node.name in kv_inputs else Role.INPUT
+            inputs.append(self._add(node, value, node.name, role))
+            return
+        live = self._live_tensor(target)
+        names = owners.get(_storage_key(live), ()) if live is not None else ()
+        if isinstance(live, nn.Parameter):
+            prefix = self._stage.root + "." if self._stage.root else ""
+            names = (target.removeprefix(prefix),) if len(names) != 1 else names
+        tensor = self._add(node, value, target, Role.PARAMETER if names else Role.BUFFER)
+        self._weights[tensor] = names
+
+    def _live_tensor(self, target: str) -> torch.Tensor | None:
+        path, _, name = target.rpartition(".")
+        try:
+            owner = self._stage.module.get_submodule(path)
+        except AttributeError:
+            return None
+        value = getattr(owner, name, None)
+        return value if isinstance(value, torch.Tensor) else None
+
+    def _add(self, node: Node, value: torch.Tensor, name: str, role: Role) -> int:
+        tensor = self._new_tensor(value, name, role)
+        self._ids[node] = tensor
+        return tensor
+
+    def _new_tensor(self, value: torch.Tensor, name: str, role: Role) -> int:
+        tensor = len(self._tensors)
+        key = _storage_key(value)
+        storage = self._storages.setdefault(key, len(self._storages))
+        self._tensors.append(
+            TensorSpec(
+                id=tensor,
+                name=name,
+                shape=tuple(self._dim(size) for size in value.shape),
+                strides=tuple(self._dim(size) for size in value.stride()),
+                dtype=_dtype(value.dtype, name),
+                role=role,
+                storage=storage,
+                storage_bytes=self._dim(value.untyped_storage().nbytes()),
+            )
+        )
+        return tensor
+
+    def _dim(self, size: Any) -> Dim:
+        if isinstance(size, int):
+            return size
+        expr = size.node.expr
+        unknown = expr.free_symbols - self._symbols.keys()
+        if unknown:
+            raise CaptureError(
+                f"stage {self._stage.name!r}: a size depends on data ({expr}) at {self._where}; "
+                "use operators whose result sizes follow from the input sizes"
+            )
+        return _plain(expr, self._symbols)
+
+    def _call(self, node: Node, index: int) -> OpCall | None:
+        value = node.meta.get("val")
+        target = cast("Any", node.target)
+        if not _holds_tensor(value):
+            return None  # assertions on sizes and sizes themselves
+        scope = self._scope(node)
+        self._where = f"{target} in {scope[-1].path or '(root)'}"
+        custom = node.meta.get("custom") or {}
+        if isinstance(value, torch.Tensor):
+            results: tuple[int, ...] = (self._add(node, value, node.name, Role.ACTIVATION),)
+        else:
+            made = [
+                self._new_tensor(item, f"{node.name}.{position}", Role.ACTIVATION)
+                if isinstance(item, torch.Tensor)
+                else None
+                for position, item in enumerate(value)
+            ]
+            self._ids[node] = tuple(made)
+            results = tuple(item for item in made if item is not None)
+        namespace, _, packet = target._schema.name.partition("::")  # noqa: SLF001 - the schema has no public name
+        return OpCall(
+            index=index,
+            op=f"{namespace}::{packet}",
+            overload=target._overloadname,  # noqa: SLF001
+            arguments=self._arguments(node, target._schema),  # noqa: SLF001
+            results=results,
+            scope=scope,
+            function=str(custom.get("function", "forward")),
+            tensors=(),
+        )
+
+    def _arguments(self, node: Node, schema: Any) -> dict[str, Argument]:
+        named = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+        named.update(node.kwargs)
+        return {name: self._argument(value) for name, value in named.items()}
+
+    def _argument(self, value: Any) -> Argument:
+        if isinstance(value, Node):
+            known = self._ids.get(value)
+            if isinstance(known, int):
+                return TensorRef(id=known)
+            if isinstance(known, tuple):
+                return tuple(TensorRef(id=item) for item in known if item is not None)
+            size = value.meta.get("val")
+            return self._dim(size) if isinstance(size, torch.SymInt | int) else str(size)
+        if isinstance(value, list | tuple):
+            return tuple(self._argument(item) for item in value)
+        if value is None or isinstance(value, int | float | str | bool):
+            return value
+        if isinstance(value, torch.dtype):
+            return str(value).removeprefix("torch.")
+        return str(value)
+
+    def _scope(self, node: Node) -> tuple[ScopeFrame, ...]:
+        """Return the modules around a call, root first, containers that are only indexed included."""
+        counts: dict[str, int] = {}
+        path = ""
+        prefix = self._stage.root + "." if self._stage.root else ""
+        for key, (raw, _) in (node.meta.get("nn_module_stack") or {}).items():
+            path = "" if raw == self._stage.root else raw.removeprefix(prefix)
+            if path not in self._classes:
+                path = ""
+            counts[path] = _call_number(key)
+        custom = node.meta.get("custom") or {}
+        path = str(custom.get("module", path))
+        parts = path.split(".") if path else []
+        paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
+        return tuple(
+            ScopeFrame(
+                path=item, class_name=self._classes[item], call=counts.get(item, 0), entered=item in counts
+            )
+            for item in paths
+            if item in self._classes
+        )
+
+
+def _rebased(call: OpCall, tensors: tuple[TensorSpec, ...]) -> OpCall:
+    import attrs
+
+    return attrs.evolve(call, tensors=tensors)
+
+
+def _call_number(key: str) -> int:
+    """Return which call of its module a key of `nn_module_stack` stands for; "x@1" is the second."""
+    _, _, number = key.rpartition("@")
+    return int(number) if number.isdigit() and "@" in key else 0
+
+
+def _declared_leaves(declared: Any) -> Iterator[Mapping[int, Any] | None]:
+    """Yield what `dynamic_shapes` declares for each tensor, in the order of the inputs."""
+    if declared is None:
+        yield None
+    elif isinstance(declared, Mapping):
+        entries = cast("Mapping[Any, Any]", declared)
+        if all(isinstance(axis, int) for axis in entries):
+            yield entries
+        else:
+            for item in entries.values():
+                yield from _declared_leaves(item)
+    else:
+        for item in declared:
+            yield from _declared_leaves(item)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return True
+    return isinstance(value, list | tuple) and any(isinstance(item, torch.Tensor) for item in value)
+
+
+def _storage_key(value: torch.Tensor) -> int:
+    return value.untyped_storage()._cdata  # noqa: SLF001 - the only identity of a storage without data
+
+
+def _dtype(dtype: torch.dtype, name: str) -> DType:
+    known = _DTYPES.get(dtype)
+    if known is None:
+        raise CaptureError(
+            f"tensor {name!r} has dtype {dtype}, which has no analytic counterpart; "
+            f"known are {', '.join(sorted(str(item) for item in _DTYPES))}"
+        )
+    return known
+
+
+def _plain(expr: sympy.Expr, symbols: Mapping[sympy.Symbol, sympy.Expr]) -> Dim:
+    """Rewrite torch's size expression in our symbols and sympy's own functions."""
+    replaced = expr.xreplace(symbols)
+    for node in list(sympy.preorder_traversal(replaced)):
+        kind = type(node).__name__
+        if kind in {"FloorDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "Mod", "ModularIndexing"}:
+            return dims.simplify(_without_torch_functions(replaced))
+    return dims.simplify(replaced)
+
+
+def _without_torch_functions(expr: Any) -> Any:
+    if not expr.args:
+        return expr
+    arguments = [_without_torch_functions(argument) for argument in expr.args]
+    kind = type(expr).__name__
+    if kind in {"FloorDiv", "CleanDiv", "IntTrueDiv"}:
+        quotient = sympy.expand(arguments[0] / arguments[1])
+        return quotient if kind != "FloorDiv" or quotient.is_integer else sympy.floor(quotient)
+    if kind in {"PythonMod", "Mod"}:
+        quotient = sympy.expand(arguments[0] / arguments[1])
+        return sympy.Integer(0) if quotient.is_integer else arguments[0] - arguments[1] * sympy.floor(quotient)
+    if kind == "Max":
+        return sympy.Max(*arguments)
+    if kind == "Min":
+        return sympy.Min(*arguments)
+    return expr.func(*arguments)

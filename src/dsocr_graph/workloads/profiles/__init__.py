@@ -1,0 +1,1 @@
+"""The profiles that ship with the package, one TOML file each."""
