@@ -295,6 +295,38 @@ def product(values: Iterable[Dim]) -> Dim:
     return simplify(sympy.Mul(*terms, number)) if terms and number else number
 
 
+def never_negative(value: Dim) -> bool:
+    """Whether a polynomial is at least 0 for every choice of its dims, as far as its coefficients show.
+
+    Dims are at least 1, so each is written as 1 + t with t >= 0; no negative coefficient is then a proof.
+
+    Examples
+    --------
+    >>> never_negative(parse("B*S - S")), never_negative(parse("S - B"))
+    (True, False)
+    """
+    return all(factor >= 0 for factor in shifted_terms(value).values())
+
+
+def shifted_terms(value: Dim) -> Mapping[sympy.Expr, Any]:
+    """Return the coefficients of a polynomial in t = dim - 1, by monomial; every t is at least 0.
+
+    Examples
+    --------
+    >>> [int(factor) for factor in shifted_terms(parse("2*B + 3")).values()]
+    [5, 2]
+    """
+    if not isinstance(value, sympy.Expr):
+        return {sympy.S.One: sympy.sympify(value)} if value else {}
+    return _shifted_terms(value)
+
+
+@lru_cache(maxsize=65536)
+def _shifted_terms(expr: sympy.Expr) -> Mapping[sympy.Expr, Any]:
+    moved = expr.subs({name: name + 1 for name in expr.free_symbols}, simultaneous=True)
+    return dict(sympy.expand(moved).as_coefficients_dict())
+
+
 def free_dims(value: Dim) -> frozenset[str]:
     """Return the names of the dims in a value.
 

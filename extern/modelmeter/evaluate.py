@@ -274,7 +274,7 @@ def _cost(numbers: list[Number]) -> Cost:
     )
 
 
-# --- memory ---------------------------------------------------------------------------------------------------
+# --- memory
 
 
 def _stage_memory(stage: Stage, item: str, binding: Binding) -> StageMemory:
@@ -342,7 +342,7 @@ def _run_memory(model: AnalyticModel, stages: tuple[StageMemory, ...]) -> RunMem
     )
 
 
-# --- coverage -------------------------------------------------------------------------------------------------
+# --- coverage
 
 
 def _coverage(model: AnalyticModel, run: StageRun, binding: Binding) -> Coverage:
@@ -429,7 +429,7 @@ def _sum_coverage(parts: Iterable[Coverage]) -> Coverage:
     )
 
 
-# --- facts ----------------------------------------------------------------------------------------------------
+# --- facts
 
 
 def _model_facts(model: AnalyticModel) -> ModelFacts:

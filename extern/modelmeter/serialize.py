@@ -124,7 +124,7 @@ def compress(text: str) -> bytes:
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
 
-# --- JSON text, shared with reports ---------------------------------------------------------------------------
+# --- JSON text, shared with reports
 
 
 def dump_json(document: Mapping[str, Any], *, depths: Mapping[str, int]) -> str:
@@ -230,7 +230,7 @@ def _check_references(model: AnalyticModel, source: str) -> None:
             )
 
 
-# --- the converter --------------------------------------------------------------------------------------------
+# --- the converter
 
 
 def is_dim(kind: Any) -> bool:
@@ -346,7 +346,7 @@ def _leaf_from_json(document: Any, _kind: Any = None) -> Leaf:
     )
 
 
-# --- layers ---------------------------------------------------------------------------------------------------
+# --- layers
 
 
 def layer_to_json(layer: BaseLayer) -> dict[str, Any]:

@@ -39,3 +39,15 @@ class CaptureError(DsocrGraphError, RuntimeError):
 
 class MissingLoweringError(DsocrGraphError, LookupError):
     """ATen operators for which no lowering rule exists."""
+
+
+class UnknownModelError(DsocrGraphError, KeyError):
+    """A model name that is not registered."""
+
+    def __str__(self) -> str:
+        """Return the message itself; a KeyError would quote it."""
+        return str(self.args[0])
+
+
+class OptionError(DsocrGraphError, ValueError):
+    """Options of an analysis that do not go together."""

@@ -193,7 +193,14 @@ class ParameterSpec:
 
 @frozen(kw_only=True)
 class OpGraph:
-    """One stage of a model as ATen calls, in the order in which they run."""
+    """One stage of a model as ATen calls, in the order in which they run.
+
+    Attributes
+    ----------
+    held : mapping of int to int
+        Storage -> index of the last call during which a Python variable held a tensor in it, where that is known. A
+        tensor is not freed before, even if nothing reads it any more.
+    """
 
     stage: str
     dims: tuple[str, ...]  # names of the symbols in the shapes
@@ -202,6 +209,7 @@ class OpGraph:
     inputs: tuple[int, ...]  # tensor ids of the stage's inputs, parameters and buffers left out
     outputs: tuple[int, ...]
     weights: Mapping[int, tuple[str, ...]]  # tensor id of a parameter or buffer -> names of the parameters in it
+    held: Mapping[int, int] = field(factory=dict, repr=False)
 
 
 @frozen(kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import sympy
 from attrs import frozen
-from modelmeter.dims import Dim, bind, total
+from modelmeter.dims import Dim, bind, shifted_terms, total
 from modelmeter.model import LiveTensor, PeakPoint
 
 from dsocr_graph.ir import OpGraph, Role, TensorSpec
@@ -27,15 +27,15 @@ class Lifetime:
 def lifetimes(graph: OpGraph) -> tuple[Lifetime, ...]:
     """Return every allocation of a stage outside the weights.
 
-    Memory lives from the call that writes it first to the last call that reads it or a view of it. Python adds one
-    rule: what a caller passes to a module stays alive until that module returns. KV cache entries are replaced
-    inside the cache, so they are free after their last use.
+    Memory lives from the call that writes it first to the last call that reads it or a view of it, or to the last
+    call during which a Python variable holds it (`OpGraph.held`), whichever comes later. The caller holds the inputs.
+    The KV cache holds its own entries: those that one function of one module replaces go together, after the last
+    use of any of them.
     """
     births: dict[int, int] = {}
     owners: dict[int, TensorSpec] = {}
     deaths: dict[int, int] = {}
     weights = {tensor.storage for tensor in graph.tensors if tensor.is_weight}
-    ends = _module_ends(graph)
     for tensor in (graph.tensors[item] for item in graph.inputs):
         births.setdefault(tensor.storage, -1)
         owners.setdefault(tensor.storage, tensor)
@@ -47,10 +47,11 @@ def lifetimes(graph: OpGraph) -> tuple[Lifetime, ...]:
             if tensor.storage not in births:
                 births[tensor.storage] = call.index
                 owners[tensor.storage] = tensor
-            held = call.index
-            if owners[tensor.storage].role is not Role.KV_CACHE:
-                held = max((end for start, end in ends[call.index] if births[tensor.storage] < start), default=held)
-            deaths[tensor.storage] = max(deaths.get(tensor.storage, -1), held)
+            deaths[tensor.storage] = max(deaths.get(tensor.storage, -1), call.index)
+    for storage, until in graph.held.items():
+        if storage in deaths:
+            deaths[storage] = max(deaths[storage], until)
+    deaths.update(_replaced_together(graph, births, owners, deaths))
     for item in graph.outputs:
         storage = graph.tensors[item].storage
         if storage not in weights:
@@ -62,30 +63,31 @@ def lifetimes(graph: OpGraph) -> tuple[Lifetime, ...]:
     )
 
 
+def _replaced_together(
+    graph: OpGraph, births: Mapping[int, int], owners: Mapping[int, TensorSpec], deaths: Mapping[int, int]
+) -> dict[int, int]:
+    """Return when the KV cache lets go of each entry that the stage was given."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for storage, birth in births.items():
+        if birth < 0 <= deaths[storage] and owners[storage].role is Role.KV_CACHE:
+            last = graph.calls[deaths[storage]]
+            groups.setdefault((last.module, last.function), []).append(storage)
+    return {
+        storage: max(deaths[other] for other in group) for group in groups.values() for storage in group
+    }
+
+
 def _as_role(tensor: TensorSpec, cached: bool) -> TensorSpec:
     import attrs
 
     return attrs.evolve(tensor, role=Role.KV_CACHE) if cached else tensor
 
 
-def _module_ends(graph: OpGraph) -> list[list[tuple[int, int]]]:
-    """For each call, the first and last call index of every module call around it."""
-    spans: dict[tuple[str, int], tuple[int, int]] = {}
-    for call in graph.calls:
-        for frame in call.scope:
-            if frame.entered:
-                first, _ = spans.get((frame.path, frame.call), (call.index, 0))
-                spans[frame.path, frame.call] = (first, call.index)
-    return [
-        [spans[frame.path, frame.call] for frame in call.scope if frame.entered] for call in graph.calls
-    ]
-
-
 def peaks(graph: OpGraph, name_of: Callable[[str], str]) -> tuple[PeakPoint, ...]:
     """Return the moments of a stage that can be its peak, for some sizes of its dims.
 
-    A moment is left out when another one holds at least as much for every size: dims are positive, so it is enough
-    to compare coefficients term by term.
+    A moment is left out when another one holds at least as much for every size. Sizes are polynomials; written in
+    t = dim - 1, which is never negative, it is enough to compare coefficients term by term.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ def peaks(graph: OpGraph, name_of: Callable[[str], str]) -> tuple[PeakPoint, ...
     for life in alive:
         starts.setdefault(life.birth, []).append(life)
         stops.setdefault(life.death, []).append(life)
-    terms = {life.tensor.storage: _terms(life.tensor.storage_bytes) for life in alive}
+    terms = {life.tensor.storage: shifted_terms(life.tensor.storage_bytes) for life in alive}
     current: dict[sympy.Expr, int] = {}
     candidates: dict[frozenset[tuple[sympy.Expr, int]], int] = {}
     for index in range(-1, len(graph.calls)):
@@ -112,12 +114,6 @@ def peaks(graph: OpGraph, name_of: Callable[[str], str]) -> tuple[PeakPoint, ...
             _add(current, terms[life.tensor.storage], -1)
     kept = _undominated(candidates)
     return tuple(_point(graph, index, alive, name_of) for index in kept)
-
-
-def _terms(size: Dim) -> Mapping[sympy.Expr, int]:
-    if isinstance(size, sympy.Expr):
-        return {term: int(factor) for term, factor in size.as_coefficients_dict().items()}
-    return {sympy.S.One: int(size)}
 
 
 def _add(current: dict[sympy.Expr, int], terms: Mapping[sympy.Expr, int], sign: int) -> None:
@@ -142,28 +138,35 @@ def _undominated(candidates: Mapping[frozenset[tuple[sympy.Expr, int]], int]) ->
 def _point(graph: OpGraph, index: int, alive: tuple[Lifetime, ...], name_of: Callable[[str], str]) -> PeakPoint:
     there = [life for life in alive if life.birth <= index <= life.death]
     call = graph.calls[index]
-    listed = sorted(there, key=lambda life: (-_weight(life.tensor.storage_bytes), life.tensor.name))[:_LISTED]
-    makers = {life.tensor.storage: life.birth for life in listed}
 
     def held(role: Role) -> Dim:
         return total(life.tensor.storage_bytes for life in there if life.tensor.role is role)
 
+    cached = [life for life in there if life.tensor.role is Role.KV_CACHE]
+    tensors = [_live_tensor(graph, life, name_of) for life in there if life.tensor.role is not Role.KV_CACHE]
+    if cached:
+        name = f"KV cache, {len(cached)} tensors"
+        tensors.append(
+            LiveTensor(name=name, module="", op="", role=Role.KV_CACHE.value, bytes=held(Role.KV_CACHE))
+        )
     return PeakPoint(
         at=call.op,
         module=name_of(call.module),
         activation_bytes=held(Role.ACTIVATION),
         kv_cache_bytes=held(Role.KV_CACHE),
         input_bytes=held(Role.INPUT),
-        live=tuple(
-            LiveTensor(
-                name=life.tensor.name,
-                module=name_of(graph.calls[makers[life.tensor.storage]].module) if life.birth >= 0 else "",
-                op=graph.calls[life.birth].op if life.birth >= 0 else "input",
-                role=life.tensor.role.value,
-                bytes=life.tensor.storage_bytes,
-            )
-            for life in listed
-        ),
+        live=tuple(sorted(tensors, key=lambda tensor: (-_weight(tensor.bytes), tensor.name))[:_LISTED]),
+    )
+
+
+def _live_tensor(graph: OpGraph, life: Lifetime, name_of: Callable[[str], str]) -> LiveTensor:
+    maker = graph.calls[life.birth] if life.birth >= 0 else None
+    return LiveTensor(
+        name=life.tensor.name,
+        module=name_of(maker.module) if maker is not None else "",
+        op=maker.op if maker is not None else "input",
+        role=life.tensor.role.value,
+        bytes=life.tensor.storage_bytes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -14,13 +15,13 @@ import modelmeter.dims as dims
 import sympy
 import torch
 import torch.fx.traceback as fx_traceback
-from attrs import field, frozen
 from modelmeter.dims import Dim
 from modelmeter.dtypes import DType
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from dsocr_graph.errors import CaptureError
 from dsocr_graph.ir import (
@@ -35,6 +36,7 @@ from dsocr_graph.ir import (
     TensorRef,
     TensorSpec,
 )
+from dsocr_graph.models.stage_spec import StageSpec
 
 _DTYPES: Mapping[torch.dtype, DType] = {
     torch.float64: DType.FP64,
@@ -51,36 +53,7 @@ _DTYPES: Mapping[torch.dtype, DType] = {
     torch.bool: DType.BOOL,
 }
 _TORCH_ROOT = os.path.dirname(cast("str", torch.__file__)) + os.sep
-
-
-@frozen(kw_only=True)
-class StageSpec:
-    """How one stage of a model is run for capture.
-
-    Attributes
-    ----------
-    module : nn.Module
-        Runs the stage; the captured model is its submodule `root`, or the module itself when that is "".
-    inputs : tuple
-        Example inputs, on the `meta` device.
-    dynamic_shapes
-        As `torch.export.export` takes it, one mapping of axis to `Dim` (or None) per input tensor; the names of the
-        `Dim`s are the names of the dims.
-    aliases : mapping of str to str
-        Dims to write in terms of others, such as {"W": "V/H"}.
-    kv_inputs, kv_outputs : tuple of int
-        Positions of the KV cache among the flattened inputs and outputs.
-    """
-
-    name: str
-    description: str
-    module: nn.Module
-    inputs: tuple[Any, ...]
-    dynamic_shapes: Any = None
-    root: str = ""
-    aliases: Mapping[str, str] = field(factory=dict)
-    kv_inputs: tuple[int, ...] = ()
-    kv_outputs: tuple[int, ...] = ()
+_EXPORT_ROOT = os.path.dirname(cast("str", torch.export.__file__)) + os.sep
 
 
 def capture(
@@ -163,7 +136,7 @@ def _capture_stage(stage: StageSpec, model: nn.Module) -> OpGraph:
             )
         except Exception as error:
             raise _explained(error, stage, recorder) from error
-    return _Reader(stage, model, program).graph()
+    return _Reader(stage, model, program, recorder.held).graph()
 
 
 def _explained(error: Exception, stage: StageSpec, recorder: _CallSites) -> CaptureError:
@@ -190,14 +163,20 @@ def _no_stack_traces() -> Iterator[None]:
 
 
 class _CallSites(TorchFunctionMode):
-    """Annotates each fx node with the module and the function whose code runs it.
+    """Annotates each fx node with its number and with the module and the function whose code runs it.
 
     `nn_module_stack` knows only modules entered by `__call__`; a method called on a submodule would be
     attributed to the caller.
+
+    `held` says until when Python keeps a result: for the number of a call, that of the last call during which a
+    variable of a running function held its result. Arguments of modules are variables of `nn.Module.__call__`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self.held: dict[int, int] = {}
+        self._number = 0
+        self._made = WeakIdKeyDictionary()  # tensor -> number of the call that made it
         self._paths = {id(module): path for path, module in model.named_modules()}
         self.module, self.class_name, self.function, self.operator = "", type(model).__name__, "forward", "(none)"
 
@@ -205,10 +184,25 @@ class _CallSites(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run `func` with the call site in fx's annotations."""
-        site = self._site(sys._getframe(1))
+        frame = sys._getframe(1)
+        site = self._site(frame)
         self.operator = getattr(func, "__name__", str(func))
-        with fx_traceback.annotate(site):
-            return func(*args, **(kwargs or {}))
+        self._number += 1
+        self._note_held(frame)
+        with fx_traceback.annotate({**site, "number": self._number}):
+            result = func(*args, **(kwargs or {}))
+        for tensor in _tensors_in(result):
+            self._made[tensor] = self._number
+        return result
+
+    def _note_held(self, frame: FrameType | None) -> None:
+        while frame is not None and not frame.f_code.co_filename.startswith(_EXPORT_ROOT):
+            for value in frame.f_locals.values():
+                for tensor in _tensors_in(value):
+                    maker = self._made.get(tensor)
+                    if maker is not None:
+                        self.held[maker] = self._number
+            frame = frame.f_back
 
     def _site(self, frame: FrameType | None) -> dict[str, str]:
         names: list[str] = []
@@ -226,6 +220,15 @@ class _CallSites(TorchFunctionMode):
         return {"function": _function(names)}
 
 
+def _tensors_in(value: object) -> tuple[torch.Tensor, ...]:
+    """Return a tensor, or the tensors of a tuple, list or dict of them."""
+    if isinstance(value, torch.Tensor):
+        return (value,)
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return tuple(item for item in value if isinstance(item, torch.Tensor)) if isinstance(value, tuple | list) else ()
+
+
 def _function(names: list[str]) -> str:
     """Return the functions between a module's forward and an operator, outermost first."""
     inner = [name for name in reversed(names) if name != "forward"]
@@ -235,8 +238,12 @@ def _function(names: list[str]) -> str:
 class _Reader:
     """Reads one exported program into an OpGraph."""
 
-    def __init__(self, stage: StageSpec, model: nn.Module, program: ExportedProgram) -> None:
+    def __init__(
+        self, stage: StageSpec, model: nn.Module, program: ExportedProgram, held: Mapping[int, int]
+    ) -> None:
         self._stage = stage
+        self._held_numbers = held
+        self._numbers: list[int] = []  # of each call
         self._model = model
         self._program = program
         self._classes = {path: type(module).__name__ for path, module in model.named_modules()}
@@ -290,7 +297,22 @@ class _Reader:
             inputs=tuple(inputs),
             outputs=outputs,
             weights=self._weights,
+            held=self._held(calls),
         )
+
+    def _held(self, calls: Sequence[OpCall]) -> dict[int, int]:
+        """Return until which call Python holds each storage, where a function's result was held at all."""
+        held: dict[int, int] = {}
+        for call, number in zip(calls, self._numbers, strict=True):
+            # Of the operators that one Python function runs, the last makes its result.
+            if call.index + 1 < len(calls) and self._numbers[call.index + 1] == number:
+                continue
+            until = bisect_right(self._numbers, self._held_numbers.get(number, -1)) - 1
+            for result in call.results:
+                storage = self._tensors[result].storage
+                if until > held.get(storage, call.index):
+                    held[storage] = until
+        return held
 
     def _with_kv_outputs(self, outputs: tuple[int, ...]) -> Iterator[TensorSpec]:
         import attrs
@@ -412,6 +434,7 @@ class _Reader:
             ]
             self._ids[node] = tuple(made)
             results = tuple(item for item in made if item is not None)
+        self._numbers.append(int(custom.get("number", self._numbers[-1] if self._numbers else 0)))
         namespace, _, packet = target._schema.name.partition("::")  # noqa: SLF001 - the schema has no public name
         return OpCall(
             index=index,
@@ -519,12 +542,7 @@ def _dtype(dtype: torch.dtype, name: str) -> DType:
 
 def _plain(expr: sympy.Expr, symbols: Mapping[sympy.Symbol, sympy.Expr]) -> Dim:
     """Rewrite torch's size expression in our symbols and sympy's own functions."""
-    replaced = expr.xreplace(symbols)
-    for node in list(sympy.preorder_traversal(replaced)):
-        kind = type(node).__name__
-        if kind in {"FloorDiv", "CleanDiv", "IntTrueDiv", "PythonMod", "Mod", "ModularIndexing"}:
-            return dims.simplify(_without_torch_functions(replaced))
-    return dims.simplify(replaced)
+    return dims.simplify(_without_torch_functions(expr.xreplace(symbols)))
 
 
 def _without_torch_functions(expr: Any) -> Any:
@@ -538,8 +556,15 @@ def _without_torch_functions(expr: Any) -> Any:
     if kind in {"PythonMod", "Mod"}:
         quotient = sympy.expand(arguments[0] / arguments[1])
         return sympy.Integer(0) if quotient.is_integer else arguments[0] - arguments[1] * sympy.floor(quotient)
-    if kind == "Max":
-        return sympy.Max(*arguments)
-    if kind == "Min":
-        return sympy.Min(*arguments)
+    if kind in {"Max", "Min"}:
+        return _extreme(arguments, largest=kind == "Max")
     return expr.func(*arguments)
+
+
+def _extreme(arguments: Sequence[Any], *, largest: bool) -> Any:
+    """Return the largest or smallest argument where that holds for all sizes, else the open Max or Min."""
+    for candidate in arguments:
+        sign = 1 if largest else -1
+        if all(dims.never_negative(sign * (candidate - other)) for other in arguments):
+            return candidate
+    return (sympy.Max if largest else sympy.Min)(*arguments)

@@ -334,13 +334,13 @@ def _problems(config: DeepseekOCRConfig) -> list[str]:
     for owner, record in (("", config), ("sam.", config.sam), ("clip.", config.clip)):
         for attribute in fields(type(record)):
             value = getattr(record, attribute.name)
-            is_count = attribute.type in ("int", int) and not attribute.name.endswith("_id")
-            if (
-                is_count
-                and attribute.name != "first_k_dense_replace"
-                and (type(value) is not int or value < 1)
-            ):
-                wrong.append(f"{owner}{attribute.name} = {value!r}: give a positive integer")
+            may_be_zero = attribute.name == "first_k_dense_replace" or attribute.name.endswith("_id")
+            if attribute.type in ("int", int) and (type(value) is not int or value < (not may_be_zero)):
+                wrong.append(
+                    f"{owner}{attribute.name} = {value!r}: give an integer of at least {int(not may_be_zero)}"
+                )
+            if attribute.type in ("float", float) and not (isinstance(value, float | int) and value > 0):
+                wrong.append(f"{owner}{attribute.name} = {value!r}: give a positive number")
     for name, allowed in (
         ("attn_implementation", get_args(AttentionImplementation)),
         ("moe_implementation", get_args(MoEImplementation)),

@@ -241,7 +241,7 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def additive_mask(batch: int, new: int, past: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the mask [B, 1, S, T + S] added to materialised scores: 0 for what a token sees, else the lowest.
+    """Return the mask [B, 1, S, T + S] added to materialised scores: 0 where a token sees, else the lowest.
 
     The steps are those of transformers 4.46 for a batch without padding: a causal mask for several new
     tokens, expanded and combined with the (all ones) mask of the batch; the latter alone for one new token.

@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig, MoEImplementation
 from dsocr_graph.models.deepseek_ocr.ops import grouped_linear
@@ -67,8 +68,8 @@ class DeepseekV2Experts(nn.ModuleList):
             return self._run_loop(hidden_states, topk_idx, topk_weight)
         per_token = topk_idx.shape[1]
         order, rows, offsets = sort_by_expert(hidden_states, topk_idx, len(self))
-        # One activation serves all experts: they are equal, and the kernel runs once.
-        rows = self._expert(0).act_fn(
+        # One SiLU for the rows of all experts; an expert's own `act_fn` would run for its rows alone.
+        rows = functional.silu(
             grouped_linear(rows, self.gate_weight, offsets, experts_per_token=per_token)
         ) * grouped_linear(rows, self.up_weight, offsets, experts_per_token=per_token)
         rows = grouped_linear(rows, self.down_weight, offsets, experts_per_token=per_token)

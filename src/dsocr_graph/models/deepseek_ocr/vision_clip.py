@@ -156,7 +156,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def get_abs_pos(table: Tensor, tokens: int) -> Tensor:
-    """Return the position table [1, N, C] for N = `tokens`, its patches resized (bicubic, float32) if need be."""
+    """Return the position table [1, N, C] for N = `tokens`, patches resized (bicubic, float32) if need be."""
     rows, channels = table.shape[1], table.shape[2]
     old, new = math.isqrt(rows - 1), math.isqrt(tokens - 1)
     if old == new:

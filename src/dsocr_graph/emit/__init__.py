@@ -1,0 +1,1 @@
+"""Emit: artefacts from a compiled model and its report, one file per format."""

@@ -1,0 +1,149 @@
+"""Named models and their variants, and how to build each for capture; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from attrs import asdict, frozen
+
+from dsocr_graph.errors import ModelConfigError, UnknownModelError
+from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
+from dsocr_graph.models.stage_spec import StageSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Attention = Literal["sdpa", "eager", "flash_attention_2"]
+ATTENTIONS: tuple[str, ...] = get_args(Attention)
+DTYPES = ("bf16", "fp32")
+CROP_SIZE = 640  # pixels; the published code crops to 640 whatever the mode
+
+
+@frozen(kw_only=True)
+class Variant:
+    """What tells captures of one model apart.
+
+    Examples
+    --------
+    >>> Variant(base_size=1024, dtype="bf16", attention="sdpa").name
+    'base1024-bf16-sdpa-grouped'
+    """
+
+    base_size: int  # pixels per side of the global view
+    dtype: str  # "bf16" or "fp32"
+    attention: str  # implementation of attention in the decoder
+    moe: str = "grouped"  # the loop over experts follows the data and cannot be captured
+
+    def __attrs_post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ModelConfigError(f"dtype {self.dtype!r} is not supported; choose one of {', '.join(DTYPES)}")
+        if self.attention not in ATTENTIONS:
+            raise ModelConfigError(
+                f"attention {self.attention!r} is not supported; choose one of {', '.join(ATTENTIONS)}"
+            )
+        if self.moe != "grouped":
+            raise ModelConfigError(
+                f"moe {self.moe!r} cannot be captured: its loop over experts depends on the routing; choose grouped"
+            )
+
+    @property
+    def name(self) -> str:
+        """A short name, usable in file names."""
+        return f"base{self.base_size}-{self.dtype}-{self.attention}-{self.moe}"
+
+    def facts(self) -> dict[str, str]:
+        """Return the variant as text, for reports."""
+        return {key: str(value) for key, value in asdict(self).items()}
+
+
+@frozen(kw_only=True)
+class NamedModel:
+    """A model that can be analysed by name."""
+
+    name: str
+    description: str
+    source: str
+    config: Callable[[Variant], Mapping[str, object]]  # decides the cost; part of the cache key
+    build: Callable[[Variant], tuple[nn.Module, tuple[StageSpec, ...]]]  # needs torch
+
+
+def model_named(name: str) -> NamedModel:
+    """Return a model by name.
+
+    Raises
+    ------
+    UnknownModelError
+        When there is none; the error lists the known ones.
+
+    Examples
+    --------
+    >>> model_named("deepseek-ocr").name
+    'deepseek-ocr'
+    """
+    if name not in MODELS:
+        raise UnknownModelError(f"unknown model {name!r}; known models: {', '.join(sorted(MODELS))}")
+    return MODELS[name]
+
+
+STAGE_DESCRIPTIONS: Mapping[str, str] = {
+    "vision_global": "one global view: SAM, CLIP, projector, newlines and separator",
+    "vision_local": "all crops of one document as one batch, stitched to one map and joined with the global features",
+    "prefill": "B documents of S tokens: image features merged in, logits of all positions, first token chosen",
+    "decode": "one step of B documents with T cached tokens each",
+}
+
+
+def _deepseek_ocr_config(variant: Variant) -> DeepseekOCRConfig:
+    return DeepseekOCRConfig().with_implementations(
+        attn_implementation=cast("Attention", variant.attention), moe_implementation="grouped"
+    )
+
+
+def _deepseek_ocr(variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
+    import torch
+
+    from dsocr_graph.models.deepseek_ocr import (
+        DeepseekOCRForCausalLM,
+        StageModule,
+        dynamic_shapes,
+        stage_inputs,
+    )
+
+    config = _deepseek_ocr_config(variant)
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[variant.dtype]
+    with torch.device("meta"):
+        model = DeepseekOCRForCausalLM(config).eval().to(dtype)
+    cells = variant.base_size // config.vision_cell
+    sizes = {"base": variant.base_size, "view": CROP_SIZE, "G": cells * (cells + 1) + 1}
+    cache = tuple(range(1, 1 + 2 * config.num_hidden_layers))
+    stages: list[StageSpec] = []
+    for stage, description in STAGE_DESCRIPTIONS.items():
+        shapes = dynamic_shapes(stage, config)
+        if stage == "vision_local":
+            shapes["global_features"] = None  # fixed by the variant's base size
+        stages.append(
+            StageSpec(
+                name=stage,
+                description=description,
+                module=StageModule(model, stage),
+                inputs=stage_inputs(config, stage, device="meta", dtype=dtype, **sizes),
+                dynamic_shapes=shapes,
+                root="root",
+                aliases={"W": "V/H"},
+                kv_inputs=cache if stage == "decode" else (),
+                kv_outputs=cache if stage in {"prefill", "decode"} else (),
+            )
+        )
+    return model, tuple(stages)
+
+
+MODELS: Mapping[str, NamedModel] = {
+    "deepseek-ocr": NamedModel(
+        name="deepseek-ocr",
+        description="DeepSeek-OCR: SAM and CLIP encoders, projector, DeepSeek-V2 decoder with 64 experts",
+        source="deepseek-ai/DeepSeek-OCR: config.json and the published modeling code",
+        config=lambda variant: _deepseek_ocr_config(variant).to_dict(),
+        build=_deepseek_ocr,
+    ),
+}

@@ -1,0 +1,41 @@
+"""StageSpec: what a model offers for capture, one record per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@frozen(kw_only=True)
+class StageSpec:
+    """How one stage of a model is run for capture.
+
+    Attributes
+    ----------
+    module : nn.Module
+        Runs the stage; the captured model is its submodule `root`, or the module itself when that is "".
+    inputs : tuple
+        Example inputs, on the `meta` device.
+    dynamic_shapes
+        As `torch.export.export` takes it, one mapping of axis to `Dim` (or None) per input tensor; the names of the
+        `Dim`s are the names of the dims.
+    aliases : mapping of str to str
+        Dims to write in terms of others, such as {"W": "V/H"}.
+    kv_inputs, kv_outputs : tuple of int
+        Positions of the KV cache among the flattened inputs and outputs.
+    """
+
+    name: str
+    description: str
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    dynamic_shapes: Any = None
+    root: str = ""
+    aliases: Mapping[str, str] = field(factory=dict)
+    kv_inputs: tuple[int, ...] = ()
+    kv_outputs: tuple[int, ...] = ()
