@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -110,7 +111,7 @@ def newton_sum(value: Callable[[int], Number], degree: int, count: int) -> int |
     row = cast("list[int]", values)
     for order in range(degree + 1):
         total += row[0] * math.comb(count, order + 1)
-        row = [after - before for before, after in zip(row, row[1:], strict=False)]
+        row = [after - before for before, after in itertools.pairwise(row)]
     return total if row == [0] else None
 
 

@@ -100,6 +100,9 @@ class Time:
     __rmul__ = __mul__
 
 
+TIME_NAMES = tuple(attribute.name for attribute in fields(Time))
+
+
 @frozen(kw_only=True)
 class Amount:
     """Cost, and time where a device is given.

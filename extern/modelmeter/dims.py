@@ -6,6 +6,7 @@ import ast
 import keyword
 import math
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from functools import cache, lru_cache
 from types import CodeType
 from typing import Any, cast
@@ -40,6 +41,18 @@ class distinct_experts(sympy.Function):  # noqa: N801 - named as it is written i
     is_real = True
     is_positive = True
     is_commutative = True
+
+
+def experts_touched(experts: int, top_k: int, tokens: Dim) -> sympy.Expr:
+    """Return the open expression for the distinct experts that ``tokens`` tokens touch.
+
+    Examples
+    --------
+    >>> to_text(experts_touched(64, 6, symbol("B")))
+    'distinct_experts(64, 6, B)'
+    """
+    made: Any = distinct_experts(experts, top_k, tokens)
+    return made
 
 
 Routing = Callable[[int, int, int], float]
@@ -91,9 +104,9 @@ def symbol(name: str) -> sympy.Symbol:
     >>> symbol("B") is symbol("B")
     True
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name in _FUNCTIONS:
+    if not name.isidentifier() or name.startswith("_") or keyword.iskeyword(name) or name in _FUNCTIONS:
         raise DimError(
-            f"{name!r} cannot name a dim: use an identifier that is no Python keyword "
+            f"{name!r} cannot name a dim: use an identifier that starts with a letter, is no Python keyword "
             f"and none of {sorted(_FUNCTIONS)}"
         )
     return _symbol(name)
@@ -143,7 +156,7 @@ def _parse(text: str) -> Dim:
     names = _names(text)
     space: dict[str, Any] = {name: symbol(name) for name in names}
     space.update(_SYMBOLIC)
-    value = _evaluate(text, space)
+    value = _evaluate(text, space, exact=True)
     if isinstance(value, sympy.Expr) and value.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo):
         raise DimError(f"{text!r} has no value: it divides by zero")
     return simplify(value)
@@ -194,6 +207,8 @@ def _names(text: str) -> frozenset[str]:
             raise DimError(f"{text!r} calls an unknown function; known are {sorted(_FUNCTIONS)}")
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not _arguments_fit(node):
             raise DimError(f"{text!r} calls {node.func.id} with {len(node.args)} arguments")
+        if isinstance(node, ast.Name) and node.id.startswith("_"):
+            raise DimError(f"{text!r} is no expression in dims: {node.id!r} cannot name a dim")
         if isinstance(node, ast.Name) and node.id not in _FUNCTIONS:
             names.add(node.id)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -223,17 +238,36 @@ def _arguments_fit(node: ast.Call) -> bool:
     return len(node.args) == wanted if wanted else bool(node.args)
 
 
+class _WholeConstants(ast.NodeTransformer):
+    """Hands whole constants to the space's ``_whole``, as Python's own 1/2 would be a float."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if not isinstance(node.value, int):
+            return node
+        return ast.Call(func=ast.Name(id="_whole", ctx=ast.Load()), args=[node], keywords=[])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        if isinstance(node.op, ast.Pow):
+            node.left = self.visit(node.left)  # the exponent stays a plain integer
+            return node
+        return self.generic_visit(node)  # pyright: ignore[reportReturnType] - a BinOp stays one
+
+
 @lru_cache(maxsize=65536)
-def _code(text: str) -> CodeType:
+def _code(text: str, *, exact: bool) -> CodeType:
     try:
-        return compile(text, "<dim>", "eval")
+        if not exact:
+            return compile(text, "<dim>", "eval")
+        return compile(
+            ast.fix_missing_locations(_WholeConstants().visit(ast.parse(text, mode="eval"))), "<dim>", "eval"
+        )
     except RecursionError as error:
         raise DimError(f"an expression of {len(text)} characters nests too deep to evaluate") from error
 
 
-def _evaluate(text: str, space: Mapping[str, Any]) -> Dim:
+def _evaluate(text: str, space: Mapping[str, Any], *, exact: bool) -> Dim:
     try:
-        return eval(_code(text), {"__builtins__": {}}, dict(space))  # noqa: S307 - `_names` admitted arithmetic only
+        return eval(_code(text, exact=exact), {"__builtins__": {}}, dict(space))  # noqa: S307 - `_names` admitted arithmetic only
     except ZeroDivisionError as error:
         raise DimError(f"{text!r} has no value: it divides by zero") from error
 
@@ -323,7 +357,7 @@ def shifted_terms(value: Dim) -> Mapping[sympy.Expr, Any]:
 
 @lru_cache(maxsize=65536)
 def _shifted_terms(expr: sympy.Expr) -> Mapping[sympy.Expr, Any]:
-    moved = expr.subs({name: name + 1 for name in expr.free_symbols}, simultaneous=True)
+    moved: Any = expr.subs({name: cast("sympy.Expr", name) + 1 for name in expr.free_symbols}, simultaneous=True)
     return dict(sympy.expand(moved).as_coefficients_dict())
 
 
@@ -374,19 +408,35 @@ def bind(value: Dim, bindings: Mapping[str, int], *, routing: Routing = uniform_
 def bind_text(text: str, bindings: Mapping[str, int], *, routing: Routing = uniform_routing) -> int | float:
     """Evaluate the text form of a dim, without building an expression.
 
+    Quotients are exact: a cost above 2**53 keeps its last digit.
+
     Examples
     --------
     >>> bind_text("2*B*S", {"B": 4, "S": 913})
     7304
+    >>> bind_text("B/2", {"B": 2**60 + 2}) == 2**59 + 1
+    True
     """
     missing = _names(text) - bindings.keys()
     if missing:
         raise UnboundDimError(missing, _names(text))
-    space: dict[str, Any] = {**bindings, **_NUMERIC, "distinct_experts": routing}
-    result = cast("int | float", _evaluate(text, space))
-    if isinstance(result, float) and result.is_integer():
-        return int(result)
-    return result
+    sizes: Mapping[str, Any] = bindings
+    exact = "/" in text and all(isinstance(bindings[name], int) for name in _names(text))
+    if exact:
+        sizes = {name: Fraction(bindings[name]) for name in _names(text)}
+    space: dict[str, Any] = {**sizes, **_NUMERIC, "distinct_experts": _with_whole_numbers(routing)}
+    result = cast("int | float | Fraction", _evaluate(text, space, exact=exact))
+    if isinstance(result, Fraction):
+        return result.numerator if result.denominator == 1 else float(result)
+    return int(result) if isinstance(result, float) and result.is_integer() else result
+
+
+def _with_whole_numbers(routing: Routing) -> Routing:
+    def route(experts: int, top_k: int, tokens: int) -> float:
+        sizes = (experts, top_k, tokens)
+        return routing(*(int(size) if isinstance(size, Fraction) and size.denominator == 1 else size for size in sizes))
+
+    return route
 
 
 def settle(value: Dim) -> Dim:
@@ -418,5 +468,12 @@ _SYMBOLIC: Mapping[str, Any] = {
     "ceiling": sympy.ceiling,
     "Max": sympy.Max,
     "Min": sympy.Min,
+    "_whole": sympy.Integer,
 }
-_NUMERIC: Mapping[str, Any] = {"floor": math.floor, "ceiling": math.ceil, "Max": max, "Min": min}
+_NUMERIC: Mapping[str, Any] = {
+    "floor": math.floor,
+    "ceiling": math.ceil,
+    "Max": max,
+    "Min": min,
+    "_whole": Fraction,
+}

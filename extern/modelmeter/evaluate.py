@@ -13,23 +13,21 @@ from modelmeter.costs import Amount, Cost, Number, Time
 from modelmeter.devices import DeviceSpec
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import DimError, UnboundDimError, UnknownNameError
-from modelmeter.model import AnalyticModel, Exactness, Leaf, PeakPoint, Stage
+from modelmeter.model import AnalyticModel, Stage
 from modelmeter.predict.roofline import LABEL, Roofline
+from modelmeter.reports.coverage import coverage_of, sum_coverage
 from modelmeter.reports.expert_routing import moe_reports
+from modelmeter.reports.memory import largest_by_stage, run_memory, stage_memory
 from modelmeter.reports.report import (
-    Approximation,
+    Breakdown,
     Coverage,
     DeviceFacts,
     ItemReport,
-    LiveBytes,
     ModelFacts,
     ModuleAmount,
     PredictionFacts,
     Report,
-    RunMemory,
-    Share,
     StageMemory,
-    UnclassifiedOp,
 )
 from modelmeter.reports.rollup import (
     Cells,
@@ -183,26 +181,31 @@ def evaluate(
     """
     roofline = None if device is None else Roofline(device=device, fused=fused)
     costs: dict[object, StageCost] = {}
+    splits: dict[object, Breakdown] = {}
     items: list[ItemReport] = []
     all_costs: list[StageCost] = []
     for item in workload.items:
-        runs: list[StageCost] = []
-        for run in item.runs:
-            # Pages of one size are many in a long document; each distinct run is evaluated once.
-            key = (run.stage, run.count, tuple(sorted(run.bindings.items())), run.sweep)
+        # Pages of one size are many in a long document; what is distinct is evaluated once.
+        keys = tuple((run.stage, run.count, tuple(sorted(run.bindings.items())), run.sweep) for run in item.runs)
+        for key, run in zip(keys, item.runs, strict=True):
             if key not in costs:
                 where = f"stage {run.stage!r} of {item.name!r} in workload {workload.name!r}"
                 costs[key] = _run_cost(model, run, where=where, item=item.name, roofline=roofline, routing=routing)
-            runs.append(costs[key])
+        runs = [costs[key] for key in keys]
         all_costs += runs
+        if keys not in splits:
+            splits[keys] = breakdown(model, _cells_of(runs))
         items.append(
             ItemReport(
                 name=item.name,
                 documents=item.documents,
                 facts=item.facts,
                 runs=item.runs,
-                breakdown=breakdown(model, _cells_of(runs)),
-                memory=tuple(evolve(memory, item=item.name, live=()) for memory in _largest(model, runs)),
+                breakdown=splits[keys],
+                memory=tuple(
+                    evolve(memory, item=item.name, live=())
+                    for memory in largest_by_stage(model, (cost.memory for cost in runs))
+                ),
             )
         )
     stages = merge_stages(_cells_of(all_costs), (stage.name for stage in model.stages))
@@ -218,9 +221,9 @@ def evaluate(
         idle_modules={
             node.id: node.parameters for node in model.modules if node.parameters and node.id not in total.modules
         },
-        memory=_run_memory(model, _largest(model, all_costs)),
+        memory=run_memory(model, largest_by_stage(model, (cost.memory for cost in all_costs))),
         moe=moe_reports(model, workload, routing),
-        coverage=_sum_coverage(cost.coverage for cost in all_costs),
+        coverage=sum_coverage(cost.coverage for cost in all_costs),
         items=tuple(items),
     )
 
@@ -234,7 +237,9 @@ def _run_cost(
 ) -> StageCost:
     stage = next((stage for stage in model.stages if stage.name == run.stage), None)
     if stage is None:
-        raise UnknownStageError("stage", run.stage, [stage.name for stage in model.stages], f"It is asked for by {where}.")
+        raise UnknownStageError(
+            "stage", run.stage, [stage.name for stage in model.stages], f"It is asked for by {where}."
+        )
     if set(stage.dims) - run.bindings.keys():
         raise UnboundStageDimError(stage, where, run.bindings)
     binding = Binding(bindings=run.bindings, count=run.count, sweep=run.sweep, routing=routing)
@@ -255,8 +260,8 @@ def _run_cost(
         executions=run.count,
         cells=cells,
         modules=module_amounts(model, own_by_module(cells)),
-        memory=_stage_memory(stage, item, binding),
-        coverage=_coverage(model, run, binding),
+        memory=stage_memory(stage, item, binding),
+        coverage=coverage_of(model, run, binding),
     )
 
 
@@ -271,161 +276,6 @@ def _cost(numbers: list[Number]) -> Cost:
         bytes=moved,
         weight_bytes_read=weights,
         fused_bytes=fused,
-    )
-
-
-# --- memory
-
-
-def _stage_memory(stage: Stage, item: str, binding: Binding) -> StageMemory:
-    """Return the memory at the first or the last execution, whichever needs more."""
-    first = _memory_at(stage, item, binding.first(), binding.routing)
-    if binding.sweep is None or binding.count == 1:
-        return first
-    last = _memory_at(stage, item, binding.last(), binding.routing)
-    return max(last, first, key=lambda memory: memory.peak_bytes)
-
-
-def _memory_at(stage: Stage, item: str, bindings: Mapping[str, int], routing: Routing) -> StageMemory:
-    def total(peak: PeakPoint) -> Number:
-        return sum(peak.bytes_at(bindings, routing=routing))
-
-    peak = max(stage.peaks, key=total, default=None)
-    activation, kv_cache, inputs = (0, 0, 0) if peak is None else peak.bytes_at(bindings, routing=routing)
-    live = () if peak is None else peak.live
-    return StageMemory(
-        stage=stage.name,
-        item=item,
-        bindings=bindings,
-        weight_bytes=stage.weight_bytes,
-        kv_cache_bytes=stage.kv_cache_bytes_at(bindings, routing=routing),
-        peak_bytes=activation + kv_cache + inputs,
-        peak_activation_bytes=activation,
-        peak_kv_cache_bytes=kv_cache,
-        peak_input_bytes=inputs,
-        at="" if peak is None else peak.at,
-        module="" if peak is None else peak.module,
-        live=tuple(
-            LiveBytes(
-                name=tensor.name,
-                module=tensor.module,
-                op=tensor.op,
-                role=tensor.role,
-                bytes=tensor.bytes_at(bindings, routing=routing),
-            )
-            for tensor in live
-        ),
-    )
-
-
-def _largest(model: AnalyticModel, costs: Iterable[StageCost]) -> tuple[StageMemory, ...]:
-    """Return the largest memory of each stage that ran, in the model's order of stages."""
-    largest: dict[str, StageMemory] = {}
-    for cost in costs:
-        held = largest.get(cost.stage)
-        if held is None or cost.memory.peak_bytes > held.peak_bytes:
-            largest[cost.stage] = cost.memory
-    return tuple(largest[stage.name] for stage in model.stages if stage.name in largest)
-
-
-def _run_memory(model: AnalyticModel, stages: tuple[StageMemory, ...]) -> RunMemory:
-    decisive = max(stages, key=lambda memory: memory.peak_bytes)
-    running = model.parameter_bytes + decisive.peak_bytes
-    return RunMemory(
-        weight_bytes=model.parameter_bytes,
-        stage_peak_bytes=decisive.peak_bytes,
-        running_bytes=running,
-        load_bytes=model.load_bytes,
-        peak_bytes=max(running, model.load_bytes),
-        decided_by="load" if model.load_bytes > running else decisive.stage,
-        stages=stages,
-    )
-
-
-# --- coverage
-
-
-def _coverage(model: AnalyticModel, run: StageRun, binding: Binding) -> Coverage:
-    shares = dict.fromkeys(Exactness, Share())
-    approximations: list[Approximation] = []
-    unclassified: list[UnclassifiedOp] = []
-    for leaf in model.leaves_by_stage[run.stage]:
-        share = _share(leaf, binding)
-        shares[leaf.exactness] = _add(shares[leaf.exactness], share)
-        if leaf.exactness is Exactness.APPROXIMATED:
-            approximations.append(
-                Approximation(op=leaf.op, note=leaf.note, calls=share.calls, flops=share.flops, bytes=share.bytes)
-            )
-        if leaf.exactness is Exactness.UNCLASSIFIED:
-            unclassified.append(
-                UnclassifiedOp(
-                    op=leaf.op, stage=leaf.stage, module=leaf.module, calls=share.calls, bytes=share.bytes
-                )
-            )
-    free = sum(record.calls for record in model.free if record.stage == run.stage)
-    return Coverage(
-        exact=shares[Exactness.EXACT],
-        approximated=shares[Exactness.APPROXIMATED],
-        free=Share(calls=free * run.count),
-        unclassified=shares[Exactness.UNCLASSIFIED],
-        approximations=_merge_approximations(approximations),
-        unclassified_ops=_merge_unclassified(unclassified),
-    )
-
-
-def _share(leaf: Leaf, binding: Binding) -> Share:
-    cost = leaf.cost
-    flops = binding.sum(cost.matmul_flops.text) + binding.sum(cost.vector_flops.text)
-    return Share(
-        calls=leaf.calls * binding.count, flops=leaf.calls * flops, bytes=leaf.calls * binding.sum(cost.bytes.text)
-    )
-
-
-def _add(a: Share, b: Share) -> Share:
-    return Share(calls=a.calls + b.calls, flops=a.flops + b.flops, bytes=a.bytes + b.bytes)
-
-
-def _merge_approximations(records: Iterable[Approximation]) -> tuple[Approximation, ...]:
-    merged: dict[tuple[str, str], Approximation] = {}
-    for record in records:
-        held = merged.get((record.op, record.note))
-        merged[record.op, record.note] = (
-            record
-            if held is None
-            else evolve(
-                held,
-                calls=held.calls + record.calls,
-                flops=held.flops + record.flops,
-                bytes=held.bytes + record.bytes,
-            )
-        )
-    return tuple(merged[key] for key in sorted(merged))
-
-
-def _merge_unclassified(records: Iterable[UnclassifiedOp]) -> tuple[UnclassifiedOp, ...]:
-    merged: dict[tuple[str, str], UnclassifiedOp] = {}
-    for record in records:
-        held = merged.get((record.op, record.stage))
-        merged[record.op, record.stage] = (
-            record
-            if held is None
-            else evolve(held, calls=held.calls + record.calls, bytes=held.bytes + record.bytes)
-        )
-    return tuple(merged[key] for key in sorted(merged))
-
-
-def _sum_coverage(parts: Iterable[Coverage]) -> Coverage:
-    parts = list(parts)
-    states: dict[str, Share] = {}
-    for name in ("exact", "approximated", "free", "unclassified"):
-        total = Share()
-        for part in parts:
-            total = _add(total, getattr(part, name))
-        states[name] = total
-    return Coverage(
-        **states,
-        approximations=_merge_approximations(record for part in parts for record in part.approximations),
-        unclassified_ops=_merge_unclassified(record for part in parts for record in part.unclassified_ops),
     )
 
 

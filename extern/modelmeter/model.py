@@ -78,7 +78,8 @@ class Leaf:
     """One operator call of a module, all folded instances together.
 
     The layer and the fused bytes may come from a file; they are then built when they are first asked for.
-    `cost` is what the file says, or what the layer's methods state.
+    `cost` is what the file says, or what the layer's methods state; to change the layer of a leaf, evolve it with
+    ``cost=None`` as well.
     """
 
     id: str  # module id, "/" and a name unique in the module and stage
@@ -238,9 +239,7 @@ class Stage:
         """Bytes of keys and values that the stage leaves behind."""
         return self._kv_cache_bytes.value
 
-    def kv_cache_bytes_at(
-        self, bindings: Mapping[str, int], *, routing: Routing = uniform_routing
-    ) -> int | float:
+    def kv_cache_bytes_at(self, bindings: Mapping[str, int], *, routing: Routing = uniform_routing) -> int | float:
         """Return the KV cache's bytes at some sizes, without building an expression."""
         return self._kv_cache_bytes.at(bindings, routing=routing)
 

@@ -49,9 +49,7 @@ class RegisteredModel:
         """The data file of each variant, by the variant's name."""
         folder = resources.files(self.package) / "data"
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-        return {
-            name.removesuffix(suffix): name for suffix in _SUFFIXES for name in names if name.endswith(suffix)
-        }
+        return {name.removesuffix(suffix): name for suffix in _SUFFIXES for name in names if name.endswith(suffix)}
 
     def load(self, variant: str | None = None) -> AnalyticModel:
         """Read a variant from the package's data.

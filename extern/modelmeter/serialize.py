@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-import attrs
 import cattrs
 import sympy
-from cattrs import transform_error
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, parse, to_text
 from modelmeter.errors import ModelMeterError
+from modelmeter.json_text import dump_json, load_document, reasons, register_plain
 from modelmeter.layers import LAYERS
 from modelmeter.layers.base import BaseLayer
 from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactness, Leaf, LeafCost
@@ -26,6 +24,7 @@ from modelmeter.stored import StoredDim, StoredLayer
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAF_PLAIN = ("id", "module", "stage", "op", "function", "category", "calls", "exactness", "note")
+_LEAF_TEXTS = tuple(name for name in _LEAF_PLAIN if name != "calls")
 _LEAF_KEYS = frozenset({*_LEAF_PLAIN, "layer", "cost"})
 
 
@@ -124,95 +123,6 @@ def compress(text: str) -> bytes:
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
 
-# --- JSON text, shared with reports
-
-
-def dump_json(document: Mapping[str, Any], *, depths: Mapping[str, int]) -> str:
-    """Write a document with its containers spread over lines down to a depth, compact below.
-
-    Parameters
-    ----------
-    document : mapping
-        JSON's types only.
-    depths : mapping of str to int
-        By top-level key, how many levels (the document itself is level 0) are spread; 2 for the others.
-
-    Examples
-    --------
-    >>> print(dump_json({"a": [{"b": 1}, {"b": 2.0}], "c": {}}, depths={}), end="")
-    {
-     "a": [
-      {"b": 1},
-      {"b": 2}
-     ],
-     "c": {}
-    }
-    """
-    lines = ",\n".join(
-        f" {json.dumps(key)}: {_spread(whole(value), 1, depths.get(key, 2))}" for key, value in document.items()
-    )
-    return "{\n" + lines + "\n}\n"
-
-
-def whole(value: Any) -> Any:
-    """Return JSON values with floats that hold whole numbers as ints.
-
-    Examples
-    --------
-    >>> whole({"a": [1.0, 1.5]})
-    {'a': [1, 1.5]}
-    """
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, Mapping):
-        return {key: whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [whole(item) for item in value]
-    return value
-
-
-def _spread(value: Any, level: int, depth: int) -> str:
-    if level >= depth or not isinstance(value, dict | list) or not value:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    pad = "\n" + " " * (level + 1)
-    if isinstance(value, dict):
-        items = [f"{json.dumps(key)}: {_spread(item, level + 1, depth)}" for key, item in value.items()]
-        return "{" + pad + f",{pad}".join(items) + "\n" + " " * level + "}"
-    items = [_spread(item, level + 1, depth) for item in value]
-    return "[" + pad + f",{pad}".join(items) + "\n" + " " * level + "]"
-
-
-def load_document(
-    text: str | bytes, *, source: str, kind: str, version: int, error: type[ModelMeterError]
-) -> dict[str, Any]:
-    """Read JSON text as a document of one schema version, the version taken out.
-
-    Raises
-    ------
-    error
-        When the text is cut off, no JSON, no object or of another version.
-    """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as problem:
-        raise error(f"{source} is no JSON or cut off: {problem}; write the {kind} again") from problem
-    if not isinstance(document, dict):
-        raise error(f"{source} is no {kind}: its JSON is a {type(document).__name__}, not an object")
-    found = document.pop("schema_version", None)
-    if found != version or isinstance(found, bool):
-        raise error(
-            f"{source} has schema_version {found!r}, this release reads {version}; "
-            f"write the {kind} again with this release"
-        )
-    return document
-
-
-def reasons(error: Exception) -> str:
-    """Return the first things that are wrong, each with its place in the document."""
-    reasons = transform_error(error, path="$") if isinstance(error, cattrs.BaseValidationError) else [str(error)]
-    return "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-
-
 def _check_references(model: AnalyticModel, source: str) -> None:
     """Refuse leaves, modules and free calls of modules or stages that the file does not have."""
     modules = {node.id for node in model.modules}
@@ -233,23 +143,17 @@ def _check_references(model: AnalyticModel, source: str) -> None:
 # --- the converter
 
 
-def is_dim(kind: Any) -> bool:
+def _is_dim(kind: object) -> bool:
     """Tell whether a field's type is `Dim`, or `Dim` or None."""
     return get_origin(kind) in (Union, UnionType) and sympy.Expr in get_args(kind)
 
 
-def dim_to_json(value: Dim | None) -> int | float | str | None:
-    """Write a dim as a number, or as text where it is an expression.
-
-    Examples
-    --------
-    >>> dim_to_json(7), dim_to_json(parse("2*B"))
-    (7, '2*B')
-    """
+def _dim_to_json(value: Dim | None) -> int | float | str | None:
+    """Write a dim as a number, or as text where it is an expression."""
     return to_text(value) if isinstance(value, sympy.Expr) else value
 
 
-def dim_from_json(value: Any, _kind: Any = None) -> Any:
+def _dim_from_json(value: object, _kind: object) -> Dim | None:
     """Read a dim; text is parsed."""
     if isinstance(value, str):
         return parse(value)
@@ -262,7 +166,7 @@ def _stored_to_json(value: StoredDim) -> int | float | str:
     return value.plain
 
 
-def _stored_from_json(value: Any, _kind: Any = None) -> StoredDim:
+def _stored_from_json(value: object, _kind: object = None) -> StoredDim:
     if isinstance(value, str):
         return StoredDim(text=value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -282,30 +186,6 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def register_plain(converter: cattrs.Converter) -> None:
-    """Add what models and reports share: strict scalars, mappings sorted where their order means nothing."""
-    for kind in (int, str, bool):
-        converter.register_structure_hook(kind, _strict(kind))
-    converter.register_unstructure_hook_func(_is_plain_mapping, lambda value: dict(sorted(value.items())))
-
-
-def _strict(kind: type) -> Any:
-    def structure(value: Any, _kind: Any = None) -> Any:
-        if type(value) is not kind:
-            raise ValueError(f"{value!r} is no {kind.__name__}")
-        return value
-
-    return structure
-
-
-def _is_plain_mapping(kind: Any) -> bool:
-    """Tell whether a type maps names to scalars."""
-    if get_origin(kind) is not Mapping:
-        return False
-    value = get_args(kind)[1]
-    return value in (int, str, float) or (get_origin(value) in (Union, UnionType) and not attrs.has(value))
-
-
 def _leaf_to_json(leaf: Leaf) -> dict[str, Any]:
     document: dict[str, Any] = {name: getattr(leaf, name) for name in _LEAF_PLAIN}
     document["category"] = leaf.category.value
@@ -315,13 +195,16 @@ def _leaf_to_json(leaf: Leaf) -> dict[str, Any]:
     return document
 
 
-def _leaf_from_json(document: Any, _kind: Any = None) -> Leaf:
+def _leaf_from_json(document: object, _kind: object) -> Leaf:
     """Read a leaf by hand: there are thousands, and their layers and expressions wait until they are asked for."""
     if not isinstance(document, dict) or document.keys() != _LEAF_KEYS:
         found = sorted(document) if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"a leaf has the keys {sorted(_LEAF_KEYS)}, this one has {found}")
     layer, cost = document["layer"], document["cost"]
     name = document["id"]
+    wrong = [key for key in _LEAF_TEXTS if not isinstance(document[key], str)]
+    if wrong:
+        raise TypeError(f"leaf {name!r}: {', '.join(wrong)} must be text")
     if not isinstance(layer, dict) or layer.get("type") not in LAYERS:
         kind = layer.get("type") if isinstance(layer, dict) else layer
         raise ValueError(f"leaf {name!r} has a layer of unknown type {kind!r}; known are {sorted(LAYERS)}")
@@ -387,8 +270,8 @@ def layer_from_json(document: Mapping[str, Any]) -> BaseLayer:
 def _layer_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     register_plain(converter)
-    converter.register_structure_hook_func(is_dim, dim_from_json)
-    converter.register_unstructure_hook_func(is_dim, dim_to_json)
+    converter.register_structure_hook_func(_is_dim, _dim_from_json)
+    converter.register_unstructure_hook_func(_is_dim, _dim_to_json)
     converter.register_structure_hook_func(
         lambda kind: kind is BaseLayer, lambda document, _: _structure_layer(converter, document)
     )
@@ -398,22 +281,9 @@ def _layer_converter() -> cattrs.Converter:
     return converter
 
 
-def _structure_layer(converter: cattrs.Converter, document: Any) -> BaseLayer:
+def _structure_layer(converter: cattrs.Converter, document: object) -> BaseLayer:
     if not isinstance(document, Mapping) or document.get("type") not in LAYERS:
         kind = document.get("type") if isinstance(document, Mapping) else document
         raise ValueError(f"unknown layer type {kind!r}; known are {sorted(LAYERS)}")
     fields = {key: value for key, value in document.items() if key != "type"}
     return converter.structure(fields, LAYERS[document["type"]])
-
-
-__all__: Sequence[str] = (
-    "MissingModelFileError",
-    "ModelFileError",
-    "compress",
-    "layer_from_json",
-    "layer_to_json",
-    "model_from_bytes",
-    "model_from_json",
-    "model_to_json",
-    "read_model",
-)

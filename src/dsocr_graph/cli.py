@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelmeter.errors import ModelMeterError
-
 from dsocr_graph.errors import DsocrGraphError
+from modelmeter.errors import ModelMeterError
 
 _DEFAULT_OUT = Path("graphs")
 

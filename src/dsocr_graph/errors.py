@@ -51,3 +51,7 @@ class UnknownModelError(DsocrGraphError, KeyError):
 
 class OptionError(DsocrGraphError, ValueError):
     """Options of an analysis that do not go together."""
+
+
+class OutputError(DsocrGraphError, OSError):
+    """Artefacts that cannot be written where they were asked for."""

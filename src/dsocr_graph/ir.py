@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import cast
 
 from attrs import field, frozen
+
 from modelmeter.dims import Dim, product
 from modelmeter.dtypes import DType
 

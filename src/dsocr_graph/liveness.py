@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import sympy
 from attrs import frozen
-from modelmeter.dims import Dim, bind, shifted_terms, total
-from modelmeter.model import LiveTensor, PeakPoint
 
 from dsocr_graph.ir import OpGraph, Role, TensorSpec
+from modelmeter.dims import Dim, bind, shifted_terms, total
+from modelmeter.model import LiveTensor, PeakPoint
 
 _REFERENCE = 997  # a size to order tensors by where sizes are symbolic; only the order of a list depends on it
 _LISTED = 8  # tensors named per peak
@@ -72,9 +72,7 @@ def _replaced_together(
         if birth < 0 <= deaths[storage] and owners[storage].role is Role.KV_CACHE:
             last = graph.calls[deaths[storage]]
             groups.setdefault((last.module, last.function), []).append(storage)
-    return {
-        storage: max(deaths[other] for other in group) for group in groups.values() for storage in group
-    }
+    return {storage: max(deaths[other] for other in group) for group in groups.values() for storage in group}
 
 
 def _as_role(tensor: TensorSpec, cached: bool) -> TensorSpec:
@@ -146,9 +144,7 @@ def _point(graph: OpGraph, index: int, alive: tuple[Lifetime, ...], name_of: Cal
     tensors = [_live_tensor(graph, life, name_of) for life in there if life.tensor.role is not Role.KV_CACHE]
     if cached:
         name = f"KV cache, {len(cached)} tensors"
-        tensors.append(
-            LiveTensor(name=name, module="", op="", role=Role.KV_CACHE.value, bytes=held(Role.KV_CACHE))
-        )
+        tensors.append(LiveTensor(name=name, module="", op="", role=Role.KV_CACHE.value, bytes=held(Role.KV_CACHE)))
     return PeakPoint(
         at=call.op,
         module=name_of(call.module),

@@ -6,13 +6,9 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import modelmeter
 from attrs import frozen
-from modelmeter import AnalyticModel
-from modelmeter.evaluate import evaluate
-from modelmeter.reports import Report
-from modelmeter.serialize import model_from_bytes
 
+import modelmeter
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.errors import OptionError
 from dsocr_graph.model_cache import CompiledModel, ModelCache, cache_key
@@ -27,6 +23,10 @@ from dsocr_graph.workloads import (
     read_image,
     read_pdf,
 )
+from modelmeter import AnalyticModel
+from modelmeter.evaluate import evaluate
+from modelmeter.reports import Report
+from modelmeter.serialize import model_from_bytes
 
 Progress = Callable[[str], None]
 
@@ -108,9 +108,7 @@ def analyze_model(
     profile = _profile(workload, image, pdf, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
     variant = Variant(base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention)
     store = ModelCache.default() if cache else ModelCache(directory=None)
-    compiled = compile_model(
-        named, variant, store=store, allow_unclassified=allow_unclassified, progress=progress
-    )
+    compiled = compile_model(named, variant, store=store, allow_unclassified=allow_unclassified, progress=progress)
     progress(f"evaluating {profile.name}")
     analytic = model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
     report = evaluate(analytic, bind_profile(profile), device=hardware)
@@ -162,12 +160,11 @@ def compile_model(
 
 
 def _compile(named: NamedModel, variant: Variant, *, allow_unclassified: bool, progress: Progress) -> CompiledModel:
-    from modelmeter.serialize import model_to_json
-
     from dsocr_graph.emit.onnx_graph import to_onnx
     from dsocr_graph.lowering import lower
     from dsocr_graph.scopes import group_by_module
     from dsocr_graph.tracing import capture
+    from modelmeter.serialize import model_to_json
 
     module, stages = named.build(variant)
     captured = capture(module, stages, name=named.name, variant=variant.facts(), progress=progress)
@@ -179,9 +176,7 @@ def _compile(named: NamedModel, variant: Variant, *, allow_unclassified: bool, p
         allow_unclassified=allow_unclassified,
         descriptions={stage.name: stage.description for stage in stages},
     )
-    return CompiledModel(
-        model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic)
-    )
+    return CompiledModel(model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic))
 
 
 def _profile(
@@ -227,9 +222,7 @@ def command_line(options: Mapping[str, object]) -> str:
     return shlex.join(words)
 
 
-def _artefacts(
-    compiled: CompiledModel, model: AnalyticModel, report: Report, command: str
-) -> dict[str, bytes | str]:
+def _artefacts(compiled: CompiledModel, model: AnalyticModel, report: Report, command: str) -> dict[str, bytes | str]:
     from dsocr_graph.emit.csv_table import to_csv
     from dsocr_graph.emit.graphml import to_graphml
     from dsocr_graph.emit.markdown import to_markdown

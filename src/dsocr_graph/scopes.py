@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import networkx as nx
 from attrs import field, frozen
-from modelmeter.dims import Dim, product, to_text, total
 
-from dsocr_graph.ir import CapturedModel, ModuleSpec, OpCall, OpGraph, ParameterSpec, TensorSpec
+from dsocr_graph.ir import CapturedModel, ModuleSpec, OpCall, OpGraph, ParameterSpec, TensorRef, TensorSpec
+from modelmeter.dims import Dim, product, to_text, total
 
 _CONTAINERS = frozenset({"ModuleList", "ModuleDict"})
 
@@ -113,25 +112,30 @@ def group_by_module(captured: CapturedModel) -> CallGraph:
         groups.setdefault(ids[module.path], []).append(module.path)
     edges = tuple(edge for graph in captured.graphs for edge in _edges(graph, ids))
     fans = nx.DiGraph((edge.source, edge.target) for edge in edges if edge.source != edge.target)
-    nodes = tuple(
-        tree.node(identifier, paths, ids, groups, fans) for identifier, paths in groups.items()
-    )
+    nodes = tuple(tree.node(identifier, paths, ids, groups, fans) for identifier, paths in groups.items())
     calls = tuple(call for graph in captured.graphs for call in _scoped_calls(graph, ids, groups))
     return CallGraph(captured=captured, nodes=nodes, calls=calls, edges=edges, ids=ids)
 
 
-def call_graph(graph: CallGraph) -> nx.MultiDiGraph:
+def call_graph(graph: CallGraph) -> nx.MultiDiGraph[str]:
     """Return the call graph in networkx: nodes by id, one edge per stage and pair of nodes.
 
     Examples
     --------
-    >>> import networkx as nx
-    >>> isinstance(call_graph, type(nx.relabel_nodes))
-    True
+    >>> import torch
+    >>> from torch import nn
+    >>> from dsocr_graph.models.stage_spec import StageSpec
+    >>> from dsocr_graph.tracing import capture
+    >>> with torch.device("meta"):
+    ...     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    ...     stage = StageSpec(name="forward", description="", module=model, inputs=(torch.empty(2, 4),))
+    >>> list(call_graph(group_by_module(capture(model, [stage], name="toy", variant={}))).edges)
+    [('0', '1', 'forward')]
     """
-    result = nx.MultiDiGraph(name=graph.captured.name)
+    result: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=graph.captured.name)
     result.add_nodes_from(node.id for node in graph.nodes)
-    result.add_edges_from((edge.source, edge.target, edge.stage) for edge in graph.edges)
+    for edge in graph.edges:
+        result.add_edge(edge.source, edge.target, key=edge.stage, tensors=edge.tensors)
     return result
 
 
@@ -211,7 +215,7 @@ class _Tree:
         paths: Sequence[str],
         ids: Mapping[str, str],
         groups: Mapping[str, Sequence[str]],
-        fans: nx.DiGraph,
+        fans: nx.DiGraph[str],
     ) -> ScopeNode:
         spec = self._specs[paths[0]]
         parent = ids[self._parent(paths[0])] if paths[0] else None
@@ -267,8 +271,6 @@ def call_signature(call: OpCall) -> Hashable:
 
 
 def _argument_text(call: OpCall, value: object) -> str:
-    from dsocr_graph.ir import TensorRef
-
     if isinstance(value, TensorRef):
         return _tensor_text(call.tensors[value.id])
     if isinstance(value, tuple):
@@ -284,9 +286,7 @@ def _tensor_text(tensor: TensorSpec) -> str:
     return f"{tensor.dtype.value}[{shape}|{strides}]{'w' if tensor.is_weight else ''}"
 
 
-def _scoped_calls(
-    graph: OpGraph, ids: Mapping[str, str], groups: Mapping[str, Sequence[str]]
-) -> Iterable[ScopedCall]:
+def _scoped_calls(graph: OpGraph, ids: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> Iterable[ScopedCall]:
     """Fold equal calls: those at the same place of folded instances, and those of a module called again."""
     own: dict[str, list[OpCall]] = {}
     for call in graph.calls:
@@ -328,7 +328,7 @@ def _places(calls: Sequence[OpCall]) -> list[list[int]]:
 
 def _edges(graph: OpGraph, ids: Mapping[str, str]) -> list[ScopeEdge]:
     """Return the tensors that pass from node to node in one run of a stage; views pass through."""
-    flow = nx.MultiDiGraph()
+    flow: nx.MultiDiGraph[str] = nx.MultiDiGraph()
     writer: dict[int, OpCall] = {}
     for call in graph.calls:
         if call.is_view:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import operator
 import os
-import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import modelmeter.dims as dims
+import attrs
 import sympy
 import torch
 import torch.fx.traceback as fx_traceback
-from modelmeter.dims import Dim
-from modelmeter.dtypes import DType
 from torch import nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from dsocr_graph.errors import CaptureError
@@ -37,6 +39,9 @@ from dsocr_graph.ir import (
     TensorSpec,
 )
 from dsocr_graph.models.stage_spec import StageSpec
+from modelmeter import dims
+from modelmeter.dims import Dim
+from modelmeter.dtypes import DType
 
 _DTYPES: Mapping[torch.dtype, DType] = {
     torch.float64: DType.FP64,
@@ -52,8 +57,12 @@ _DTYPES: Mapping[torch.dtype, DType] = {
     torch.uint8: DType.UINT8,
     torch.bool: DType.BOOL,
 }
-_TORCH_ROOT = os.path.dirname(cast("str", torch.__file__)) + os.sep
-_EXPORT_ROOT = os.path.dirname(cast("str", torch.export.__file__)) + os.sep
+_TORCH_ROOT = str(Path(torch.__file__).parent) + os.sep
+_TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "imag", "_base"})
+_QUESTIONS = frozenset(
+    {"__set__", "size", "stride", "dim", "numel", "device", "storage_offset", "untyped_storage", "element_size"}
+    | {"is_inference", "is_conj", "is_neg", "is_contiguous", "is_floating_point", "is_complex", "_is_view"}
+)
 
 
 def capture(
@@ -124,7 +133,7 @@ def _modules(model: nn.Module) -> tuple[ModuleSpec, ...]:
 
 
 def _capture_stage(stage: StageSpec, model: nn.Module) -> OpGraph:
-    recorder = _CallSites(model)
+    recorder = _CallSites(model, stage.module)
     with torch.no_grad(), fx_traceback.preserve_node_meta(), _no_stack_traces(), recorder:
         try:
             program = torch.export.export(
@@ -151,9 +160,9 @@ def _explained(error: Exception, stage: StageSpec, recorder: _CallSites) -> Capt
 
 
 @contextmanager
-def _no_stack_traces() -> Iterator[None]:
+def _no_stack_traces() -> Generator[None]:
     """Switch off fx's own stack traces: they keep frames called `forward` only and cost half the time."""
-    config = cast("Any", torch.fx.config)
+    config: Any = importlib.import_module("torch.fx.config")
     before = config.do_not_emit_stack_traces
     config.do_not_emit_stack_traces = True
     try:
@@ -172,8 +181,10 @@ class _CallSites(TorchFunctionMode):
     variable of a running function held its result. Arguments of modules are variables of `nn.Module.__call__`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, outermost: nn.Module) -> None:
         super().__init__()
+        # Further out are torch's own frames, whose lists of all parameters would take minutes to search.
+        self._outermost = inspect.unwrap(type(outermost).forward).__code__
         self.held: dict[int, int] = {}
         self._number = 0
         self._made = WeakIdKeyDictionary()  # tensor -> number of the call that made it
@@ -184,7 +195,9 @@ class _CallSites(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run `func` with the call site in fx's annotations."""
-        frame = sys._getframe(1)
+        if _asks_only(func):
+            return func(*args, **(kwargs or {}))
+        frame = inspect.currentframe()
         site = self._site(frame)
         self.operator = getattr(func, "__name__", str(func))
         self._number += 1
@@ -196,13 +209,19 @@ class _CallSites(TorchFunctionMode):
         return result
 
     def _note_held(self, frame: FrameType | None) -> None:
-        while frame is not None and not frame.f_code.co_filename.startswith(_EXPORT_ROOT):
-            for value in frame.f_locals.values():
+        around: list[FrameType] = []
+        end = 0
+        while frame is not None:
+            around.append(frame)
+            if frame.f_code is self._outermost:
+                end = len(around)
+            frame = frame.f_back
+        for inside in around[:end]:
+            for value in inside.f_locals.values():
                 for tensor in _tensors_in(value):
                     maker = self._made.get(tensor)
                     if maker is not None:
                         self.held[maker] = self._number
-            frame = frame.f_back
 
     def _site(self, frame: FrameType | None) -> dict[str, str]:
         names: list[str] = []
@@ -218,6 +237,14 @@ class _CallSites(TorchFunctionMode):
                     return {"module": path, "function": self.function}
             frame = frame.f_back
         return {"function": _function(names)}
+
+
+def _asks_only(func: Callable[..., Any]) -> bool:
+    """Whether a function reads a property of a tensor and makes none; nine in ten calls do, most of them torch's."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in _TENSOR_ATTRIBUTES
+    return name in _QUESTIONS
 
 
 def _tensors_in(value: object) -> tuple[torch.Tensor, ...]:
@@ -238,9 +265,7 @@ def _function(names: list[str]) -> str:
 class _Reader:
     """Reads one exported program into an OpGraph."""
 
-    def __init__(
-        self, stage: StageSpec, model: nn.Module, program: ExportedProgram, held: Mapping[int, int]
-    ) -> None:
+    def __init__(self, stage: StageSpec, model: nn.Module, program: ExportedProgram, held: Mapping[int, int]) -> None:
         self._stage = stage
         self._held_numbers = held
         self._numbers: list[int] = []  # of each call
@@ -273,11 +298,11 @@ class _Reader:
             if node.op == "placeholder":
                 self._placeholder(node, targets.get(node.name), kv_inputs, owners, inputs)
             elif node.op == "output":
-                flat = torch.utils._pytree.tree_leaves(node.args[0])  # noqa: SLF001 - torch has no public pytree
+                flat = tree_leaves(node.args[0])
                 outputs = tuple(self._ids[item] for item in flat if isinstance(item, Node) and item in self._ids)
             elif node.target is operator.getitem:
                 self._ids[node] = self._ids[cast("Node", node.args[0])][cast("int", node.args[1])]
-            elif isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the type of every ATen target
+            elif isinstance(node.target, OpOverload):
                 call = self._call(node, len(calls))
                 if call is not None:
                     calls.append(call)
@@ -293,7 +318,7 @@ class _Reader:
             stage=self._stage.name,
             dims=tuple(sorted(set().union(*(dims.free_dims(size) for tensor in tensors for size in tensor.shape)))),
             tensors=tensors,
-            calls=tuple(_rebased(call, tensors) for call in calls),
+            calls=tuple(attrs.evolve(call, tensors=tensors) for call in calls),
             inputs=tuple(inputs),
             outputs=outputs,
             weights=self._weights,
@@ -315,8 +340,6 @@ class _Reader:
         return held
 
     def _with_kv_outputs(self, outputs: tuple[int, ...]) -> Iterator[TensorSpec]:
-        import attrs
-
         cached = {outputs[position] for position in self._stage.kv_outputs}
         for tensor in self._tensors:
             yield attrs.evolve(tensor, role=Role.KV_CACHE) if tensor.id in cached else tensor
@@ -430,17 +453,17 @@ class _Reader:
                 self._new_tensor(item, f"{node.name}.{position}", Role.ACTIVATION)
                 if isinstance(item, torch.Tensor)
                 else None
-                for position, item in enumerate(value)
+                for position, item in enumerate(cast("Sequence[Any]", value))
             ]
             self._ids[node] = tuple(made)
             results = tuple(item for item in made if item is not None)
         self._numbers.append(int(custom.get("number", self._numbers[-1] if self._numbers else 0)))
-        namespace, _, packet = target._schema.name.partition("::")  # noqa: SLF001 - the schema has no public name
+        namespace, _, packet = target._schema.name.partition("::")
         return OpCall(
             index=index,
             op=f"{namespace}::{packet}",
-            overload=target._overloadname,  # noqa: SLF001
-            arguments=self._arguments(node, target._schema),  # noqa: SLF001
+            overload=target._overloadname,
+            arguments=self._arguments(node, target._schema),
             results=results,
             scope=scope,
             function=str(custom.get("function", "forward")),
@@ -484,18 +507,10 @@ class _Reader:
         parts = path.split(".") if path else []
         paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
         return tuple(
-            ScopeFrame(
-                path=item, class_name=self._classes[item], call=counts.get(item, 0), entered=item in counts
-            )
+            ScopeFrame(path=item, class_name=self._classes[item], call=counts.get(item, 0), entered=item in counts)
             for item in paths
             if item in self._classes
         )
-
-
-def _rebased(call: OpCall, tensors: tuple[TensorSpec, ...]) -> OpCall:
-    import attrs
-
-    return attrs.evolve(call, tensors=tensors)
 
 
 def _call_number(key: str) -> int:
@@ -527,7 +542,8 @@ def _holds_tensor(value: Any) -> bool:
 
 
 def _storage_key(value: torch.Tensor) -> int:
-    return value.untyped_storage()._cdata  # noqa: SLF001 - the only identity of a storage without data
+    storage: Any = value.untyped_storage()
+    return storage._cdata  # the only identity of a storage that holds no data
 
 
 def _dtype(dtype: torch.dtype, name: str) -> DType:

@@ -25,18 +25,23 @@ class Block(BaseLayer):
     dtype: DType = DType.BF16
 
     def matmul_flops(self) -> Dim:
+        """Given FLOPs."""
         return self.matmul
 
     def vector_flops(self) -> Dim:
+        """Given FLOPs."""
         return self.vector
 
     def traffic(self) -> Traffic:
+        """8 bytes."""
         return Traffic(weights_read=2, activations_read=5, written=1)
 
     def weight_bytes(self) -> Dim:
+        """1 GB."""
         return 2**30
 
     def kvcache_bytes(self) -> Dim:
+        """Half a GB."""
         return 2**29
 
 
@@ -53,7 +58,7 @@ def test_units_of_the_contract() -> None:
 
 
 def test_default_backward_pass() -> None:
-    """Twice the FLOPs; traffic reads dy (1) beside every operand (2 + 5) and writes their gradients (2 + 5)."""
+    """Twice the FLOPs; dy (1) is read beside every operand (2 + 5), whose gradients (2 + 5) are written."""
     layer = Block(matmul=3 * 10**12, vector=10**12)
     assert layer.backward_tensor_core_flops() / 10**12 == 6
     assert layer.backward_cuda_core_flops() / 10**12 == 2
@@ -95,7 +100,9 @@ def test_at_binds_nested_expressions() -> None:
 
 def test_at_names_every_unbound_dim() -> None:
     """One error for the whole layer, not one per field."""
-    layer = Linear(rows=symbol("B"), in_features=symbol("S"), out_features=symbol("T"), bias=False, dtype=DType.BF16)
+    layer = Linear(
+        rows=symbol("B"), in_features=symbol("S"), out_features=symbol("T"), bias=False, dtype=DType.BF16
+    )
     with pytest.raises(UnboundDimError, match=r"no size for dim B, T: the expression is in B, S, T"):
         layer.at(S=4)
 

@@ -33,10 +33,12 @@ SIZES = st.fixed_dictionaries({name: st.integers(1, 5000) for name in NAMES})
 def _combined(children: st.SearchStrategy[Dim]) -> st.SearchStrategy[Dim]:
     pairs = st.tuples(children, children)
     return st.one_of(
-        pairs.map(lambda pair: total(pair)),
-        pairs.map(lambda pair: product(pair)),
+        pairs.map(total),
+        pairs.map(product),
         pairs.map(lambda pair: simplify(sympy.Max(*pair))),
-        st.tuples(children, st.integers(2, 9)).map(lambda pair: simplify(sympy.ceiling(pair[0] / sympy.Integer(pair[1])))),
+        st.tuples(children, st.integers(2, 9)).map(
+            lambda pair: simplify(sympy.ceiling(pair[0] / sympy.Integer(pair[1])))
+        ),
     )
 
 
@@ -118,6 +120,8 @@ def test_a_symbol_made_elsewhere_is_another_symbol() -> None:
         "",
         " ",
         "2*",
+        "_whole(2)",
+        "_whole*2",
         "\0",
     ],
 )
@@ -129,7 +133,9 @@ def test_text_that_is_no_arithmetic_is_refused(text: str) -> None:
         bind_text(text, {"B": 1, "S": 2, "T": 3})
 
 
-@pytest.mark.parametrize("text", ["9**9**9", "(9**8)**8", "2**B", "B**9", "2**0.5", "B**(1 + 1)", "((9**8)*B)**8"])
+@pytest.mark.parametrize(
+    "text", ["9**9**9", "(9**8)**8", "2**B", "B**9", "2**0.5", "B**(1 + 1)", "((9**8)*B)**8"]
+)
 def test_powers_that_could_run_away_are_refused(text: str) -> None:
     """Exponents are whole numbers up to 8 and a power has no power as its base."""
     with pytest.raises(DimError, match="exponent"):
@@ -165,7 +171,9 @@ def test_very_long_sums_are_refused_clearly() -> None:
 
 def test_unbound_error_names_every_missing_dim() -> None:
     """Both missing dims are named, and the dims that the expression has."""
-    with pytest.raises(UnboundDimError, match=r"no size for dim S, T: the expression is in B, S, T") as caught:
+    with pytest.raises(
+        UnboundDimError, match=r"no size for dim S, T: the expression is in B, S, T"
+    ) as caught:
         bind(parse("B*S + T"), {"B": 1})
     assert caught.value.missing == ("S", "T")
     assert isinstance(caught.value, KeyError)
@@ -180,13 +188,20 @@ def test_sizes_are_positive_integers(size: object) -> None:
         bind(parse("2*B"), {"B": size})
 
 
+def test_quotients_are_exact() -> None:
+    """(2**60 + 2)/2 + 1/2 + 1/2 is 2**59 + 2: no float in between would keep the last digit."""
+    assert bind_text("B/2 + 1/2 + 1/2", {"B": 2**60 + 2}) == 2**59 + 2
+    assert bind_text("B/2", {"B": 3}) == 1.5
+    assert bind_text("distinct_experts(64, 6, B*S/2)", {"B": 8, "S": 2}) == uniform_routing(64, 6, 8)
+
+
 def test_bindings_of_other_dims_are_ignored() -> None:
     """A stage binds all of its dims; each cost takes those it has."""
     assert bind(parse("2*B"), {"B": 3, "S": -1}) == 6
     assert bind(7, {}) == 7
 
 
-@pytest.mark.parametrize("name", ["", "2B", "a b", "lambda", "Max", "distinct_experts", "B.real"])
+@pytest.mark.parametrize("name", ["", "2B", "a b", "lambda", "Max", "distinct_experts", "B.real", "_whole"])
 def test_names_that_cannot_be_dims_are_refused(name: str) -> None:
     """A dim is an identifier, no keyword and no function of the text form."""
     with pytest.raises(DimError, match="cannot name a dim"):

@@ -167,9 +167,7 @@ def toy_model() -> AnalyticModel:
         modules=modules,
         leaves=leaves,
         free=(FreeOps(module="model", stage="prefill", op="aten::view", calls=3),),
-        edges=(
-            Edge(stage="prefill", source="model", target="lm_head", tensors=1, bytes=8 * B * S),
-        ),
+        edges=(Edge(stage="prefill", source="model", target="lm_head", tensors=1, bytes=8 * B * S),),
         provenance={"torch": "0", "dsocr_graph": "0"},
     )
 

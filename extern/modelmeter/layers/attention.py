@@ -17,11 +17,7 @@ from modelmeter.layers.pointwise_flops import flops_per_element
 
 
 def _divides_heads(layer: ScaledDotProductAttention, attribute: attrs.Attribute[Dim], kv_heads: Dim) -> None:
-    if (
-        isinstance(layer.heads, int)
-        and isinstance(kv_heads, int)
-        and (kv_heads < 1 or layer.heads % kv_heads)
-    ):
+    if isinstance(layer.heads, int) and isinstance(kv_heads, int) and (kv_heads < 1 or layer.heads % kv_heads):
         raise DimError(
             f"ScaledDotProductAttention: {attribute.name}={kv_heads} does not divide heads={layer.heads}; "
             "each key head serves a whole group of query heads"

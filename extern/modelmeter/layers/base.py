@@ -178,11 +178,7 @@ class BaseLayer:
 
     def cuda_core_flops(self) -> Dim:
         """FLOPs on CUDA cores of one forward execution: vector work, and products no tensor core takes."""
-        return (
-            self.vector_flops()
-            if self.runs_on_tensor_cores()
-            else total((self.matmul_flops(), self.vector_flops()))
-        )
+        return self.vector_flops() if self.runs_on_tensor_cores() else total((self.matmul_flops(), self.vector_flops()))
 
     def backward_tensor_core_flops(self) -> Dim:
         """FLOPs on tensor cores of one backward execution."""

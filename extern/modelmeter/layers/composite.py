@@ -148,7 +148,8 @@ def _largest(sizes: list[Dim]) -> Dim:
     expressions = {size for size in sizes if isinstance(size, sympy.Expr)}
     if not expressions:
         return number
-    if len(expressions) == 1 and not number:
-        return expressions.pop()
+    sizes_to_compare = [*expressions, number] if number else [*expressions]
+    if len(sizes_to_compare) == 1:
+        return sizes_to_compare[0]
     # unevaluated: comparing many expressions takes sympy seconds, binding them takes microseconds
-    return sympy.Max(*expressions, number, evaluate=False)
+    return sympy.Max(*sizes_to_compare, evaluate=False)

@@ -66,9 +66,7 @@ class _Convolution(BaseLayer):
         """Input, filters and bias read once, output written once."""
         return Traffic(
             weights_read=self.weight_bytes(),
-            activations_read=product(
-                (self.batch, self.in_channels, self._in_positions(), self.dtype.itemsize)
-            ),
+            activations_read=product((self.batch, self.in_channels, self._in_positions(), self.dtype.itemsize)),
             written=product((self.batch, self.out_channels, self._out_positions(), self.dtype.itemsize)),
         )
 

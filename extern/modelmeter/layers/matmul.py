@@ -81,9 +81,7 @@ class Matmul(BaseLayer):
         return Operand(elements=elements, dtype=self.dtype, weight=self.left_weight)
 
     def _right(self) -> Operand:
-        elements = (
-            product((self.batch, self.k, self.n)) if self.right_elements is None else self.right_elements
-        )
+        elements = product((self.batch, self.k, self.n)) if self.right_elements is None else self.right_elements
         return Operand(elements=elements, dtype=self.dtype, weight=self.right_weight)
 
     def _out(self) -> Operand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
+import attrs
 import sympy
 from attrs import field, frozen
 
@@ -12,6 +13,10 @@ from modelmeter.dims import Dim, distinct_experts, product, settle, simplify
 from modelmeter.dtypes import DType
 from modelmeter.layers.base import BaseLayer, Traffic, as_dim
 from modelmeter.layers.pointwise_flops import flops_per_element
+
+
+def _open_routing(layer: MoEExperts) -> Dim:
+    return cast("sympy.Expr", distinct_experts(layer.experts, layer.experts_per_token, layer.tokens))
 
 
 @frozen(kw_only=True)
@@ -63,11 +68,7 @@ class MoEExperts(BaseLayer):
     intermediate_size: Dim = field(converter=as_dim)  # elements
     gated: bool
     dtype: DType
-    active_experts: Dim = field(converter=as_dim)
-
-    @active_experts.default  # pyright: ignore[reportAttributeAccessIssue, reportUntypedFunctionDecorator] - attrs
-    def _open_routing(self) -> Dim:
-        return cast("sympy.Expr", distinct_experts(self.experts, self.experts_per_token, self.tokens))
+    active_experts: Dim = field(converter=as_dim, default=attrs.Factory(_open_routing, takes_self=True))
 
     def matmul_flops(self) -> Dim:
         """2*T*k*p*h*i. Unit: FLOPs."""

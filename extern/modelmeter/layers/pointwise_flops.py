@@ -1,6 +1,6 @@
 """FLOPs per element of everything that is no matrix product: one table, each figure with its reason.
 
-Each addition, multiplication, division, comparison and each special function (exp, erf, tanh, sqrt, sin, cos,
+Each addition, multiplication, division, minimum or maximum and each special function (exp, erf, tanh, sqrt, sin, cos,
 log) counts as 1. Scalars per row, such as the division that makes a mean, are left out: under 1/width of the
 work.
 """
@@ -44,29 +44,30 @@ POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
         "add": _row(1, "one addition; sub, neg and rsub alike"),
         "mul": _row(1, "one multiplication"),
         "div": _row(1, "one division"),
-        "compare": _row(
-            1, "one comparison; minimum, maximum, clamp by one bound and logical operations alike"
-        ),
+        "extremum": _row(1, "one comparison that keeps a number: minimum, maximum, clamp by one bound"),
+        "predicate": _row(0, "a comparison or logic whose result is a truth value"),
         "clamp": _row(2, "a comparison with each bound"),
         "power": _row(1, "one special function, or one multiplication for a square"),
         "special": _row(1, "one special function: exp, log, sqrt, rsqrt, sin, cos, erf, tanh, reciprocal"),
+        "lerp": _row(3, "a + w*(b - a): subtract, multiply, add"),
+        "scaled_product": _row(3, "a + c*x*y (addcmul): two multiplications, one addition"),
         "multiply_add": _row(2, "one multiplication, one addition"),
         # activations
         "relu": _row(1, "one comparison with 0"),
+        "leaky_relu": _row(2, "compare with 0, multiply by the slope"),
+        "elu": _row(3, "compare with 0, exp, subtract"),
+        "softplus": _row(3, "log(1 + exp(x)): exp, add, log"),
+        "hardswish": _row(5, "x * clamp(x + 3, 0, 6) / 6: add, two comparisons, two multiplications"),
         "tanh": _row(1, "one special function"),
         "sigmoid": _row(4, "1 / (1 + exp(-x)): negate, exp, add, divide"),
         "silu": _row(5, "x * sigmoid(x): sigmoid 4, multiply"),
         "gelu": _row(5, "x/2 * (1 + erf(x/sqrt 2)): scale, erf, add, two multiplications"),
-        "gelu_tanh": _row(
-            9, "x/2 * (1 + tanh(a*(x + b*x^3))): cube 2, b, add, a, tanh, add, two multiplications"
-        ),
+        "gelu_tanh": _row(9, "x/2 * (1 + tanh(a*(x + b*x^3))): cube 2, b, add, a, tanh, add, two multiplications"),
         "quick_gelu": _row(6, "x * sigmoid(1.702 x): scale, sigmoid 4, multiply"),
         # rows
         "softmax": _row(5, "running maximum, subtract it, exp, sum, divide"),
         "softmax_backward": _row(4, "y * (dy - sum(dy * y)): multiply, sum, subtract, multiply"),
-        "layer_norm": _row(
-            5, "sum for the mean, subtract it, square, sum for the variance, multiply by 1/std"
-        ),
+        "layer_norm": _row(5, "sum for the mean, subtract it, square, sum for the variance, multiply by 1/std"),
         "layer_norm_backward": _row(9, "x_hat 2, the two row sums 3, dx = (g - a - x_hat*b)/std 4"),
         "rms_norm": _row(3, "square, sum, multiply by 1/rms"),
         "rms_norm_backward": _row(6, "x_hat 1, the row sum 2, dx = (g - x_hat*b)/rms 3"),

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable
 from functools import lru_cache
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from modelmeter.binding import Binding
 from modelmeter.costs import Number
@@ -42,19 +42,30 @@ def moe_reports(model: AnalyticModel, workload: Workload, routing: Routing) -> t
     The leaves meant are those whose cost depends on `distinct_experts`; of a stage swept over a dim, the tokens are
     those of the first execution.
     """
+    distinct: dict[object, list[MoEReport]] = {}
     reports: list[MoEReport] = []
     for item in workload.items:
         for run in item.runs:
-            routed: dict[_Choice, list[Leaf]] = {}
-            for leaf in model.leaves_by_stage[run.stage]:
-                for choice in _choices(leaf.cost.weight_bytes_read.text):
-                    routed.setdefault(choice, []).append(leaf)
-            reports += [_report(model, item.name, run, choice, leaves, routing) for choice, leaves in routed.items()]
+            # Pages of one size are many in a long document; each distinct run is worked out once.
+            key = (run.stage, run.count, tuple(sorted(run.bindings.items())), run.sweep)
+            if key not in distinct:
+                distinct[key] = _run_reports(model, item.name, run, routing)
+            reports += [evolve(report, item=item.name) for report in distinct[key]]
     return tuple(reports)
 
 
+def _run_reports(model: AnalyticModel, item: str, run: StageRun, routing: Routing) -> list[MoEReport]:
+    routed: dict[_Choice, list[Leaf]] = {}
+    for leaf in model.leaves_by_stage[run.stage]:
+        for choice in _choices(leaf.cost.weight_bytes_read.text):
+            routed.setdefault(choice, []).append(leaf)
+    return [
+        _report(model, item, run, choice=choice, leaves=leaves, routing=routing) for choice, leaves in routed.items()
+    ]
+
+
 def _report(
-    model: AnalyticModel, item: str, run: StageRun, choice: _Choice, leaves: list[Leaf], routing: Routing
+    model: AnalyticModel, item: str, run: StageRun, *, choice: _Choice, leaves: list[Leaf], routing: Routing
 ) -> MoEReport:
     experts, top_k, tokens = (
         int(bind_text(text, run.bindings)) for text in (choice.experts, choice.top_k, choice.tokens)

@@ -11,9 +11,9 @@ import cattrs
 from attrs import frozen
 
 from modelmeter.categories import Category
-from modelmeter.costs import COST_NAMES, Amount, Cost, Number, Time
+from modelmeter.costs import COST_NAMES, TIME_NAMES, Amount, Cost, Number, Time
 from modelmeter.errors import ModelMeterError
-from modelmeter.serialize import dump_json, load_document, reasons, register_plain
+from modelmeter.json_text import dump_json, load_document, reasons, register_plain
 from modelmeter.workload import Fact, StageRun
 
 REPORT_SCHEMA_VERSION = 1
@@ -247,9 +247,7 @@ def report_from_json(text: str | bytes, *, source: str = "the text") -> Report:
     ReportFileError
         When the text is cut off, no JSON, of another schema version or no report.
     """
-    document = load_document(
-        text, source=source, kind="report", version=REPORT_SCHEMA_VERSION, error=ReportFileError
-    )
+    document = load_document(text, source=source, kind="report", version=REPORT_SCHEMA_VERSION, error=ReportFileError)
     try:
         return _converter().structure(document, Report)
     except Exception as error:
@@ -285,13 +283,13 @@ def _converter() -> cattrs.Converter:
     return converter
 
 
-def _number(value: Any, _kind: Any = None) -> Number:
+def _number(value: object, _kind: object = None) -> Number:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is no number")
     return value
 
 
-def _fact(value: Any, _kind: Any = None) -> Fact:
+def _fact(value: object, _kind: object) -> Fact:
     return value if isinstance(value, str) else _number(value)
 
 
@@ -302,23 +300,25 @@ def _amount_to_json(amount: Amount) -> dict[str, Any]:
     if amount.time is not None:
         time = amount.time
         document["seconds"] = time.seconds
-        document["seconds_bound_by"] = {
-            "matrix_units": time.matrix_units,
-            "vector_units": time.vector_units,
-            "memory": time.memory,
-        }
+        document["seconds_bound_by"] = {name: getattr(time, name) for name in TIME_NAMES}
     return document
 
 
-def _amount_from_json(document: Any, _kind: Any = None) -> Amount:
+def _amount_from_json(document: object, _kind: object) -> Amount:
     if not isinstance(document, dict):
-        raise ValueError(f"{document!r} is no amount")
+        raise TypeError(f"{document!r} is no amount")
     names = {"flops", *COST_NAMES}
     timed = {"seconds", "seconds_bound_by"}
     if document.keys() not in (names, names | timed):
         raise ValueError(f"an amount has the keys {sorted(names)}, this one has {sorted(document)}")
-    cost = Cost(**{name: _number(document[name]) for name in COST_NAMES})
+    calls = document["calls"]
+    if type(calls) is not int:
+        raise TypeError(f"calls is {calls!r}, not an integer")
+    numbers = {name: _number(document[name]) for name in COST_NAMES if name != "calls"}
+    cost = Cost(calls=calls, **numbers)
     if "seconds" not in document:
         return Amount(cost=cost)
     parts = document["seconds_bound_by"]
-    return Amount(cost=cost, time=Time(**{name: float(_number(value)) for name, value in parts.items()}))
+    if not isinstance(parts, dict) or parts.keys() != set(TIME_NAMES):
+        raise ValueError(f"seconds_bound_by has the keys {sorted(TIME_NAMES)}, this one is {parts!r}")
+    return Amount(cost=cost, time=Time(**{name: float(_number(parts[name])) for name in TIME_NAMES}))

@@ -128,7 +128,7 @@ def _by_module_and_category(model: AnalyticModel, cells: Cells) -> dict[str, dic
 def component_of(model: AnalyticModel) -> dict[str, str]:
     """Return the component that each module belongs to.
 
-    Components are the root's children; a child that owns more than 90 % of the parameters is a wrapper and its
+    Components are the root's children; a single child with more than 90 % of the parameters is a wrapper and its
     children take its place. What the root or a wrapper runs itself is a component of its own.
     """
     parameters = {node.id: node.parameters for node in model.modules}
@@ -139,7 +139,7 @@ def component_of(model: AnalyticModel) -> dict[str, str]:
     component: dict[str, str] = {}
     opened = {model.root.id}
     for node in model.modules:  # parents before children
-        large = parameters[node.id] > OPENED_SHARE * model.parameters
+        large = node.instances == 1 and parameters[node.id] > OPENED_SHARE * model.parameters
         if large and node.parent in opened and node.id in with_children:
             opened.add(node.id)
         if node.id in opened:

@@ -27,7 +27,8 @@ def to_console(report: Report) -> str:
         "",
         f"  work       {units.format_flops(total.cost.matmul_flops)} in matrix products, "
         f"{units.format_flops(total.cost.vector_flops)} elsewhere",
-        f"  traffic    {units.format_bytes(total.cost.bytes)} unfused, {units.format_bytes(total.cost.fused_bytes)} fused",
+        f"  traffic    {units.format_bytes(total.cost.bytes)} unfused, "
+        f"{units.format_bytes(total.cost.fused_bytes)} fused",
         f"  memory     peak {units.format_bytes(memory.peak_bytes)}, decided by {memory.decided_by}; "
         f"weights {units.format_bytes(memory.weight_bytes)}",
     ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dsocr_graph.lowering import (  # noqa: F401 - importing a family registers its rules
-    attention,
-    convolution,
-    indexing,
-    interpolation,
-    linear,
-    movement,
-    normalization,
-    pointwise,
-    reduction,
-)
+from importlib import import_module
+
 from dsocr_graph.lowering.assemble import lower
 from dsocr_graph.lowering.registry import Approximation, free, known_operators, lowers, unregister
+
+_FAMILIES = (
+    "attention",
+    "convolution",
+    "indexing",
+    "interpolation",
+    "linear",
+    "movement",
+    "normalization",
+    "pointwise",
+    "reduction",
+)
+for _family in _FAMILIES:
+    import_module(f"dsocr_graph.lowering.{_family}")  # importing a family registers its rules
 
 __all__ = ["Approximation", "free", "known_operators", "lower", "lowers", "unregister"]

@@ -6,10 +6,6 @@ from collections import Counter
 from collections.abc import Hashable, Mapping
 
 from attrs import frozen
-from modelmeter.dims import LEGEND, Dim, to_text, total
-from modelmeter.dtypes import DType
-from modelmeter.layers import BaseLayer, Unclassified
-from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
 
 from dsocr_graph.errors import MissingLoweringError
 from dsocr_graph.ir import CapturedModel, OpCall, OpGraph, Role
@@ -18,6 +14,10 @@ from dsocr_graph.lowering.category import category_of
 from dsocr_graph.lowering.fusion import fused_bytes
 from dsocr_graph.lowering.registry import Approximation, is_free, operands, rule_of
 from dsocr_graph.scopes import CallGraph, ScopedCall, call_signature
+from modelmeter.dims import LEGEND, Dim, to_text, total
+from modelmeter.dtypes import DType
+from modelmeter.layers import BaseLayer, Unclassified
+from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
 
 
 @frozen(kw_only=True)
@@ -127,9 +127,7 @@ def _lower_calls(captured: CapturedModel, *, allow_unclassified: bool) -> dict[s
 
 
 def _missing_message(missing: Mapping[str, list[OpCall]]) -> str:
-    rows = [
-        f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" for op, calls in sorted(missing.items())
-    ]
+    rows = [f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" for op, calls in sorted(missing.items())]
     return "\n".join(
         [
             f"no lowering for {len(missing)} op{'s' if len(missing) > 1 else ''}:",
@@ -205,8 +203,6 @@ def _stage(stage: OpGraph, graph: CallGraph, description: str) -> Stage:
         description=description,
         dims=stage.dims,
         weight_bytes=sum(parameters[name].bytes for name in names),
-        kv_cache_bytes=total(
-            tensor.storage_bytes for tensor in cached.values() if tensor.role is Role.KV_CACHE
-        ),
+        kv_cache_bytes=total(tensor.storage_bytes for tensor in cached.values() if tensor.role is Role.KV_CACHE),
         peaks=peaks(stage, lambda path: graph.ids[path]),
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from modelmeter.layers import ScaledDotProductAttention
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import lowers, operand
+from modelmeter.layers import ScaledDotProductAttention
 
 
 @lowers("aten::scaled_dot_product_attention")

@@ -1,13 +1,12 @@
-"""Which category a call belongs to: the layer's own, unless the code around it says positional, routing or attention."""
+"""Which category a call belongs to: the layer's own, unless the code around it says otherwise."""
 
 from __future__ import annotations
 
 import re
 
+from dsocr_graph.ir import OpCall
 from modelmeter.categories import Category
 from modelmeter.layers import BaseLayer, Gather, GroupedLinear, Linear, Matmul, Scatter, Softmax
-
-from dsocr_graph.ir import OpCall
 
 _POSITIONAL = re.compile(r"rotary|rotate_half|rope|rel_pos|abs_pos|position_bias", re.IGNORECASE)
 _NORM_CLASS = re.compile(r"Norm(\d?d)?$")
@@ -32,8 +31,7 @@ def category_of(layer: BaseLayer, call: OpCall) -> Category:
     if _NORM_CLASS.search(class_name):
         return Category.NORMALIZATION
     if "attention" in class_name.lower() and (
-        isinstance(layer, Softmax)
-        or (isinstance(layer, Matmul) and not (layer.left_weight or layer.right_weight))
+        isinstance(layer, Softmax) or (isinstance(layer, Matmul) and not (layer.left_weight or layer.right_weight))
     ):
         return Category.ATTENTION
     if layer.category is Category.ROUTING:  # the same operators outside a router

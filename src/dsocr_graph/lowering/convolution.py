@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from modelmeter.layers import Conv1d, Conv2d
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import lowers
+from modelmeter.layers import Conv1d, Conv2d
 
 
 @lowers("aten::conv2d")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from dsocr_graph.ir import OpCall, OpGraph, TensorSpec
 from modelmeter.dims import Dim, product, total
 from modelmeter.layers import Activation, BaseLayer, DataMovement, Elementwise
-
-from dsocr_graph.ir import OpCall, OpGraph, TensorSpec
 
 _POINTWISE_MOVES = frozenset({"cast", "copy"})
 
@@ -108,6 +107,9 @@ def _save(
         saved.setdefault(reader, []).append(product((tensor.stored_elements, tensor.dtype.itemsize)))
     for tensor in source.writes:
         mine = [use for use in uses if use[1] == tensor.storage]
-        if mine and len(mine) == len([use for use in inside if use[1] == tensor.storage]) and tensor.storage not in kept:
+        if (
+            mine
+            and len(mine) == len([use for use in inside if use[1] == tensor.storage])
+            and tensor.storage not in kept
+        ):
             saved.setdefault(source.index, []).append(product((tensor.stored_elements, tensor.dtype.itemsize)))
-

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from modelmeter.dims import Dim, product
-from modelmeter.layers import BaseLayer, Embedding, Gather, Operand, Scatter, SearchSorted, Sort, TopK
-
 from dsocr_graph.ir import OpCall, TensorSpec
 from dsocr_graph.lowering.registry import Approximation, lowers, operand, operands
+from modelmeter.dims import Dim, product
+from modelmeter.layers import BaseLayer, Embedding, Gather, Operand, Scatter, SearchSorted, Sort, TopK
 
 
 @lowers("aten::embedding")
@@ -36,7 +33,9 @@ def gather(call: OpCall) -> Gather:
     return Gather(reads=(_gathered(source, y.elements), *operands(indices)), writes=(operand(y),))
 
 
-@lowers("aten::index_put", "aten::index_put_", "aten::index_copy", "aten::index_copy_", "aten::scatter", "aten::scatter_")
+@lowers(
+    "aten::index_put", "aten::index_put_", "aten::index_copy", "aten::index_copy_", "aten::scatter", "aten::scatter_"
+)
 def scatter(call: OpCall) -> BaseLayer:
     """x at given positions = values: the values and indices are read, one element written per value.
 
@@ -94,7 +93,9 @@ def sort(call: OpCall) -> Approximation:
         width=x.shape[axis] if x.shape else 1,
         dtype=x.dtype,
     )
-    return Approximation(layer=layer, note="one pass over keys and positions; the passes of the sort depend on the device")
+    return Approximation(
+        layer=layer, note="one pass over keys and positions; the passes of the sort depend on the device"
+    )
 
 
 @lowers("aten::searchsorted", "aten::bucketize")
@@ -104,7 +105,7 @@ def searchsorted(call: OpCall) -> SearchSorted:
     queries = call.tensor("self")
     return SearchSorted(
         queries=queries.elements,
-        width=cast("Dim", sorted_row.shape[-1]),
+        width=sorted_row.shape[-1],
         dtype=sorted_row.dtype,
         out_dtype=call.result.dtype,
     )

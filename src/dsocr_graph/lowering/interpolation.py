@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from modelmeter.dims import product
-from modelmeter.layers import Interpolation
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import Approximation, lowers
+from modelmeter.dims import product
+from modelmeter.layers import Interpolation
 
 _MODES = {
     "aten::_upsample_bicubic2d_aa": ("bicubic", True),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from modelmeter.dims import Dim, distinct_experts, product, simplify
-from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul
-
 from dsocr_graph.errors import MissingLoweringError
 from dsocr_graph.ir import OpCall, TensorSpec
 from dsocr_graph.lowering.registry import Approximation, lowers
+from modelmeter.dims import Dim, experts_touched, product, simplify
+from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul
 
 
 @lowers("aten::linear")
@@ -32,7 +31,9 @@ def addmm(call: OpCall) -> Linear:
     return Linear(rows=x.shape[0], in_features=w.shape[0], out_features=w.shape[1], bias=True, dtype=x.dtype)
 
 
-def _product(batch: Dim, m: Dim, k: Dim, n: Dim, left: TensorSpec, right: TensorSpec) -> Matmul:
+def _product(sizes: tuple[Dim, Dim, Dim, Dim], left: TensorSpec, right: TensorSpec) -> Matmul:
+    """Return batch products of [m, k] by [k, n]; `sizes` is batch, m, k, n."""
+    batch, m, k, n = sizes
     return Matmul(
         batch=batch,
         m=m,
@@ -50,24 +51,24 @@ def _product(batch: Dim, m: Dim, k: Dim, n: Dim, left: TensorSpec, right: Tensor
 def mm(call: OpCall) -> Matmul:
     """y[M, N] = a[M, K] @ b[K, N]."""
     a, b = call.tensor("self"), call.tensor("mat2")
-    return _product(1, a.shape[0], a.shape[1], b.shape[1], a, b)
+    return _product((1, a.shape[0], a.shape[1], b.shape[1]), a, b)
 
 
 @lowers("aten::bmm")
 def bmm(call: OpCall) -> Matmul:
     """y[B, M, N] = a[B, M, K] @ b[B, K, N]."""
     a, b = call.tensor("self"), call.tensor("mat2")
-    return _product(a.shape[0], a.shape[1], a.shape[2], b.shape[2], a, b)
+    return _product((a.shape[0], a.shape[1], a.shape[2], b.shape[2]), a, b)
 
 
 @lowers("aten::matmul")
 def matmul(call: OpCall) -> Matmul:
     """y = a @ b with broadcast batch axes; a vector counts as a matrix of one row or column."""
     a, b, y = call.tensor("self"), call.tensor("other"), call.result
-    m = a.shape[-2] if len(a.shape) > 1 else 1
-    n = b.shape[-1] if len(b.shape) > 1 else 1
+    m = a.shape[len(a.shape) - 2] if len(a.shape) > 1 else 1
+    n = b.shape[len(b.shape) - 1] if len(b.shape) > 1 else 1
     kept = (len(a.shape) > 1) + (len(b.shape) > 1)
-    return _product(product(y.shape[: len(y.shape) - kept]), m, a.shape[-1], n, a, b)
+    return _product((product(y.shape[: len(y.shape) - kept]), m, a.shape[len(a.shape) - 1], n), a, b)
 
 
 @lowers("aten::einsum")
@@ -79,25 +80,26 @@ def einsum(call: OpCall) -> Matmul:
     terms = left_of.split(",")
     if len(tensors) != 2 or len(terms) != 2 or "." in equation or not out:
         raise MissingLoweringError(
-            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: only two operands with an explicit "
-            "result and no ellipsis; write it as matmul or as several einsums"
+            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: only two operands with an "
+            "explicit result and no ellipsis; write it as matmul or as several einsums"
         )
     sizes: dict[str, Dim] = {}
     for term, tensor in zip(terms, tensors, strict=True):
         sizes.update(zip(term, tensor.shape, strict=True))
     first, second, result = set(terms[0]), set(terms[1]), set(out)
 
+    if (first ^ second) - result:
+        raise MissingLoweringError(
+            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: an index of one operand is summed "
+            "alone; sum over it before the einsum"
+        )
+
     def extent(indices: set[str]) -> Dim:
         return product(sizes[index] for index in sorted(indices))
 
-    return _product(
-        extent(first & second & result),
-        extent((first - second) & result),
-        extent(first & second - result),
-        extent((second - first) & result),
-        tensors[0],
-        tensors[1],
-    )
+    spread = (first & second & result, (first - second) & result, (first & second) - result, (second - first) & result)
+    batch, m, k, n = (extent(indices) for indices in spread)
+    return _product((batch, m, k, n), tensors[0], tensors[1])
 
 
 @lowers("dsocr_graph::grouped_linear")
@@ -112,7 +114,7 @@ def grouped_linear(call: OpCall) -> GroupedLinear:
         in_features=w.shape[2],
         out_features=w.shape[1],
         experts=experts,
-        active_experts=distinct_experts(experts, top_k, tokens),
+        active_experts=experts_touched(experts, top_k, tokens),
         dtype=x.dtype,
     )
 
@@ -127,9 +129,7 @@ def grouped_mm(call: OpCall) -> BaseLayer | Approximation:
         in_features=w.shape[1],
         out_features=w.shape[2],
         experts=experts,
-        active_experts=distinct_experts(experts, 1, x.shape[0]),
+        active_experts=experts_touched(experts, 1, x.shape[0]),
         dtype=x.dtype,
     )
     return Approximation(layer=layer, note="distinct experts as if each row picked its expert on its own (top-1)")
-
-

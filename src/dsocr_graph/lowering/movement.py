@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from modelmeter.layers import DataMovement, Operand
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import free, lowers, operand, operands
+from modelmeter.layers import DataMovement, Operand
 
 free(
     "aten::view",
@@ -55,9 +54,7 @@ def dropout(call: OpCall) -> DataMovement | None:
 
 
 def _moved(call: OpCall, op: str | None = None) -> DataMovement:
-    return DataMovement(
-        op=op or call.op.partition("::")[2], reads=operands(call.reads), writes=operands(call.writes)
-    )
+    return DataMovement(op=op or call.op.partition("::")[2], reads=operands(call.reads), writes=operands(call.writes))
 
 
 @lowers(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-from modelmeter.dims import product
-from modelmeter.layers import BaseLayer, GroupNorm, LayerNorm, RMSNorm, Softmax
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import lowers, rows_of
+from modelmeter.dims import product
+from modelmeter.layers import BaseLayer, GroupNorm, LayerNorm, RMSNorm, Softmax
 
 
 @lowers("aten::layer_norm")

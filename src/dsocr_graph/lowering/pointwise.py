@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modelmeter.layers import Activation, BaseLayer
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import Rule, lowers, operands, pointwise
+from modelmeter.layers import Activation, BaseLayer
 
 # FLOPs per element of the result: one per arithmetic operation of the definition; a transcendental function counts
 # as one, as in torch's and fvcore's counts of elementwise work. Comparisons and logic are no floating-point work.
@@ -102,4 +101,3 @@ for _name, _flops in _FLOPS_PER_ELEMENT.items():
 for _name, _flops in _ACTIVATION_FLOPS.items():
     lowers(f"aten::{_name}", f"aten::{_name}_")(_activation_rule(_flops))
 lowers("aten::__and__", "aten::__or__", "aten::__xor__")(_elementwise_rule(0))
-

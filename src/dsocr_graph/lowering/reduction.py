@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from modelmeter.layers import Reduction, Scan
-
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering.registry import lowers, operands
+from modelmeter.layers import Reduction, Scan
 
 
 @lowers(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from attrs import frozen
+
+from dsocr_graph.ir import OpCall, TensorSpec
 from modelmeter.dims import Dim
 from modelmeter.layers import BaseLayer, Operand
 from modelmeter.model import Exactness
-
-from dsocr_graph.ir import OpCall, TensorSpec
 
 
 @frozen(kw_only=True)

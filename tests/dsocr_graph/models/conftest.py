@@ -1,25 +1,34 @@
 """Small models that the tests of DeepSeek-OCR share."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
 from dsocr_graph.models.deepseek_ocr import DeepseekOCRConfig, DeepseekOCRForCausalLM, initialize
 
-
-def make_model(*, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> DeepseekOCRForCausalLM:
-    """Return a tiny model whose weights are large enough that every part matters to the result."""
-    config = DeepseekOCRConfig.tiny(**({"initializer_range": 0.2} | changes))
-    return initialize(DeepseekOCRForCausalLM(config), seed=seed).to(dtype).eval()
+MakeModel = Callable[..., DeepseekOCRForCausalLM]
 
 
 @pytest.fixture
-def tiny() -> DeepseekOCRForCausalLM:
+def make_model() -> MakeModel:
+    """Return a maker of tiny models whose weights are large enough that every part matters to the result."""
+
+    def make(*, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: object) -> DeepseekOCRForCausalLM:
+        config = DeepseekOCRConfig.tiny(**({"initializer_range": 0.2} | changes))
+        return initialize(DeepseekOCRForCausalLM(config), seed=seed).to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny(make_model: MakeModel) -> DeepseekOCRForCausalLM:
     """Return a tiny model in float32."""
     return make_model()
 
 
 @pytest.fixture(autouse=True)
-def _no_grad() -> object:
+def _no_grad() -> Iterator[None]:
     """Run without gradients, as inference does."""
     with torch.no_grad():
         yield

@@ -1,5 +1,6 @@
 """CLIP on SAM's features, the projector, and the order of merged image tokens."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,6 @@ from dsocr_graph.errors import ModelInputError
 from dsocr_graph.models.deepseek_ocr.config import ClipConfig
 from dsocr_graph.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
 from dsocr_graph.models.deepseek_ocr.vision_clip import NoTPTransformerBlock, VitModel, get_abs_pos, quick_gelu
-
-from .conftest import make_model
 
 
 def test_block_is_transformers_clip_layer() -> None:
@@ -22,15 +21,9 @@ def test_block_is_transformers_clip_layer() -> None:
     ours = NoTPTransformerBlock(config).eval()
     for parameter in ours.parameters():
         parameter.normal_(0.0, 0.2, generator=torch.Generator().manual_seed(parameter.numel()))
-    theirs = CLIPEncoderLayer(
-        CLIPVisionConfig(
-            hidden_size=64,
-            intermediate_size=96,
-            num_attention_heads=4,
-            hidden_act="quick_gelu",
-            attn_implementation="eager",
-        )
-    ).eval()
+    clip = CLIPVisionConfig(hidden_size=64, intermediate_size=96, num_attention_heads=4, hidden_act="quick_gelu")
+    clip._attn_implementation = "eager"
+    theirs = CLIPEncoderLayer(clip).eval()
     state = {}
     for name, value in ours.state_dict().items():
         if "qkv_proj" in name:
@@ -136,15 +129,15 @@ def test_views_are_encoded_independently(tiny: DeepseekOCRForCausalLM) -> None:
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (128, 192)])
-def test_a_view_that_is_no_square_of_64s_is_refused(
-    tiny: DeepseekOCRForCausalLM, shape: tuple[int, int]
-) -> None:
+def test_a_view_that_is_no_square_of_64s_is_refused(tiny: DeepseekOCRForCausalLM, shape: tuple[int, int]) -> None:
     """The error says the size and what is allowed."""
     with pytest.raises(ModelInputError, match=f"{shape[0]}x{shape[1]}.*multiple of 64"):
         tiny.encode_global(torch.zeros(1, 3, *shape))
 
 
-def test_bfloat16_keeps_clips_residual_stream_in_float32_and_sams_in_bfloat16() -> None:
+def test_bfloat16_keeps_clips_residual_stream_in_float32_and_sams_in_bfloat16(
+    make_model: Callable[..., DeepseekOCRForCausalLM],
+) -> None:
     """As autocast does: layer norms return float32, so CLIP's stream begins in it; SAM's adds to bfloat16."""
     model = make_model(dtype=torch.bfloat16)
     seen = SimpleNamespace(sam=[], clip=[])

@@ -3,6 +3,7 @@
 import gzip
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,8 @@ def test_parameters_per_component(full: DeepseekOCRForCausalLM) -> None:
 
 def test_stacked_expert_weights_are_no_parameters_and_no_state(full: DeepseekOCRForCausalLM) -> None:
     """The stacked buffers alias the experts' parameters: 64 * 3 * 896 * 1280 elements per MoE layer, once."""
-    experts = full.model.layers[1].mlp.experts
+    layer: Any = full.model.layers[1]
+    experts = layer.mlp.experts
     stacked = [experts.gate_weight, experts.up_weight, experts.down_weight]
     assert sum(weight.numel() for weight in stacked) == 64 * 3 * 896 * 1280
     assert not any(name.endswith(("gate_weight", "up_weight", "down_weight")) for name in full.state_dict())
@@ -118,9 +120,7 @@ def test_kv_cache_is_61440_bytes_per_token_in_bf16(full: DeepseekOCRForCausalLM)
     ("base", "tokens"),
     [(512, 73), (640, 111), (1024, 273), (1280, 421)],  # h * (h + 1) + 1, h = base / 64
 )
-def test_full_model_encodes_every_published_size(
-    full: DeepseekOCRForCausalLM, base: int, tokens: int
-) -> None:
+def test_full_model_encodes_every_published_size(full: DeepseekOCRForCausalLM, base: int, tokens: int) -> None:
     """Tiny, Small, Base and Large give 73, 111, 273 and 421 image tokens."""
     pixels = torch.empty(1, 3, base, base, device="meta")
     assert full.encode_global(pixels).shape == (tokens, 1280)

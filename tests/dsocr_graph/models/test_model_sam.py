@@ -32,20 +32,19 @@ def test_encoder_up_to_the_neck_is_transformers_sam() -> None:
     config = DeepseekOCRConfig.tiny().sam
     ours = ImageEncoderViT(config).eval()
     _randomize(ours)
-    theirs = SamVisionEncoder(
-        SamVisionConfig(
-            hidden_size=config.embed_dim,
-            output_channels=config.neck_channels,
-            num_hidden_layers=config.depth,
-            num_attention_heads=config.num_heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            window_size=config.window_size,
-            global_attn_indexes=list(config.global_attn_indexes),
-            mlp_dim=config.mlp_dim,
-            attn_implementation="eager",
-        )
-    ).eval()
+    sam = SamVisionConfig(
+        hidden_size=config.embed_dim,
+        output_channels=config.neck_channels,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.num_heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        window_size=config.window_size,
+        global_attn_indexes=list(config.global_attn_indexes),
+        mlp_dim=config.mlp_dim,
+    )
+    sam._attn_implementation = "eager"
+    theirs = SamVisionEncoder(sam).eval()
     renames = {
         "patch_embed.proj": "patch_embed.projection",
         "blocks.": "layers.",
@@ -129,11 +128,20 @@ def test_relative_positions_of_another_size_are_interpolated() -> None:
 
 
 def test_position_table_of_another_size_is_resized_with_antialiasing() -> None:
-    """Halving a ramp 0..15 gives the midpoints 2 i + 0.5 away from the borders; the same size changes nothing."""
-    ramp = torch.arange(16.0).view(1, 1, 16, 1).expand(1, 16, 16, 1)
-    assert get_abs_pos(ramp, 16) is ramp
-    halved = get_abs_pos(ramp, 8)[0, 4, 2:6, 0]
-    torch.testing.assert_close(halved, torch.tensor([4.5, 6.5, 8.5, 10.5]), rtol=1e-4, atol=1e-4)
+    """A column of ones at 20 of 32, resized to 8: output 4 has its centre at 17.5, at 2.5 / 4 = 0.625 kernel widths.
+
+    The cubic kernel (a = -0.5) there is 1.5 * 0.625^3 - 2.5 * 0.625^2 + 1 = 0.389648, and 16 samples of it add up to 4:
+    0.389648 / 4 = 0.097412. Without antialiasing the four nearest columns alone count, and the result is 0.
+    """
+    table = torch.zeros(1, 32, 32, 1)
+    table[:, :, 20] = 1.0
+    torch.testing.assert_close(get_abs_pos(table, 8)[0, :, 4, 0], torch.full((8,), 0.097412), rtol=1e-4, atol=1e-5)
+
+
+def test_position_table_of_its_own_size_is_not_touched() -> None:
+    """The same size gives the same tensor, not a copy."""
+    table = torch.zeros(1, 16, 16, 1)
+    assert get_abs_pos(table, 16) is table
 
 
 def test_resizing_keeps_the_tables_dtype() -> None:

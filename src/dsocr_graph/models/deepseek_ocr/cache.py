@@ -94,9 +94,7 @@ class PreallocatedKVCache(KVCache):
         begin = self._layers[layer][0].shape[2] if layer < len(self._layers) else 0
         end = begin + k.shape[2]
         if end > self._capacity:
-            raise ModelInputError(
-                f"KV cache of {self._capacity} tokens cannot hold {end}; give a larger capacity"
-            )
+            raise ModelInputError(f"KV cache of {self._capacity} tokens cannot hold {end}; give a larger capacity")
         if layer == len(self._buffers):
             shape = (k.shape[0], k.shape[1], self._capacity, k.shape[3])
             self._buffers.append((k.new_empty(shape), v.new_empty(shape)))

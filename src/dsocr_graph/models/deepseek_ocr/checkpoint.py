@@ -57,9 +57,7 @@ def load_model(
     folder = _existing(Path(directory))
     config_path = folder / "config.json"
     if not config_path.is_file():
-        raise CheckpointNotFoundError(
-            f"{config_path} is not there: a checkpoint directory holds its config.json"
-        )
+        raise CheckpointNotFoundError(f"{config_path} is not there: a checkpoint directory holds its config.json")
     config = DeepseekOCRConfig.from_json(config_path).with_implementations(
         attn_implementation=attn_implementation, moe_implementation=moe_implementation
     )
@@ -85,9 +83,7 @@ def load_checkpoint(model: DeepseekOCRForCausalLM, directory: str | Path) -> Non
     parameters = dict(model.named_parameters())
     where, problems = _locate(files, {name: tuple(value.shape) for name, value in parameters.items()})
     if problems:
-        raise CheckpointError(
-            f"{folder} does not fit the model:\n" + "\n".join(f"  {line}" for line in problems)
-        )
+        raise CheckpointError(f"{folder} does not fit the model:\n" + "\n".join(f"  {line}" for line in problems))
     with torch.no_grad():
         for file, names in where.items():
             with safe_open(file, framework="pt") as tensors:
@@ -95,9 +91,7 @@ def load_checkpoint(model: DeepseekOCRForCausalLM, directory: str | Path) -> Non
                     parameters[name].copy_(tensors.get_tensor(name))
 
 
-def save_checkpoint(
-    model: DeepseekOCRForCausalLM, directory: str | Path, *, shard_bytes: int | None = None
-) -> None:
+def save_checkpoint(model: DeepseekOCRForCausalLM, directory: str | Path, *, shard_bytes: int | None = None) -> None:
     """Write `config.json` and the weights of a model in the published layout.
 
     Parameters
@@ -152,9 +146,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{index} is no index of safetensors shards: {error!r}") from error
         outside = [name for name in names if Path(name).name != name or Path(name).suffix != ".safetensors"]
         if outside:
-            raise CheckpointError(
-                f"{index} names {outside[0]!r}; shards are .safetensors files beside the index"
-            )
+            raise CheckpointError(f"{index} names {outside[0]!r}; shards are .safetensors files beside the index")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointNotFoundError(f"{index} names files that are not there: {_some(missing)}")

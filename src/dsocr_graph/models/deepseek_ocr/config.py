@@ -126,9 +126,7 @@ class DeepseekOCRConfig:
     def __attrs_post_init__(self) -> None:
         problems = _problems(self)
         if problems:
-            message = "DeepseekOCRConfig does not fit together:\n" + "\n".join(
-                f"  {line}" for line in problems
-            )
+            message = "DeepseekOCRConfig does not fit together:\n" + "\n".join(f"  {line}" for line in problems)
             raise ModelConfigError(message)
 
     @property
@@ -227,17 +225,14 @@ class DeepseekOCRConfig:
             for key, allowed in _FIXED.items()
             if key in decoder and decoder[key] not in allowed
         ]
-        if decoder.get("num_key_value_heads", decoder.get("num_attention_heads")) != decoder.get(
-            "num_attention_heads"
-        ):
+        if decoder.get("num_key_value_heads", decoder.get("num_attention_heads")) != decoder.get("num_attention_heads"):
             unsupported.append("num_key_value_heads differs from num_attention_heads (computed: equal)")
         projector = data.get("projector_config") or {}
         if projector.get("projector_type", "linear") != "linear":
             unsupported.append(f"projector_type = {projector['projector_type']!r} (computed: 'linear')")
         if unsupported:
             raise ModelConfigError(
-                "config asks for what DeepSeek-OCR does not do:\n"
-                + "\n".join(f"  {line}" for line in unsupported)
+                "config asks for what DeepSeek-OCR does not do:\n" + "\n".join(f"  {line}" for line in unsupported)
             )
         given: dict[str, Any] = {name: decoder[name] for name in _DECODER_FIELDS if name in decoder}
         return cls(**given, **_vision_from_dict(data.get("vision_config") or {}))
@@ -287,9 +282,7 @@ class DeepseekOCRConfig:
 
 
 _NOT_DECODER = ("sam", "clip")
-_DECODER_FIELDS = tuple(
-    attribute.name for attribute in fields(DeepseekOCRConfig) if attribute.name not in _NOT_DECODER
-)
+_DECODER_FIELDS = tuple(attribute.name for attribute in fields(DeepseekOCRConfig) if attribute.name not in _NOT_DECODER)
 # Key in vision_config.width -> field. The published file has the first few; its code holds the rest.
 _SAM_KEYS = {
     "downsample_channels": "downsample_channels",
@@ -336,9 +329,7 @@ def _problems(config: DeepseekOCRConfig) -> list[str]:
             value = getattr(record, attribute.name)
             may_be_zero = attribute.name == "first_k_dense_replace" or attribute.name.endswith("_id")
             if attribute.type in ("int", int) and (type(value) is not int or value < (not may_be_zero)):
-                wrong.append(
-                    f"{owner}{attribute.name} = {value!r}: give an integer of at least {int(not may_be_zero)}"
-                )
+                wrong.append(f"{owner}{attribute.name} = {value!r}: give an integer of at least {int(not may_be_zero)}")
             if attribute.type in ("float", float) and not (isinstance(value, float | int) and value > 0):
                 wrong.append(f"{owner}{attribute.name} = {value!r}: give a positive number")
     for name, allowed in (
@@ -357,8 +348,7 @@ def _problems(config: DeepseekOCRConfig) -> list[str]:
         )
     if config.num_experts_per_tok > config.n_routed_experts:
         wrong.append(
-            f"num_experts_per_tok {config.num_experts_per_tok} exceeds n_routed_experts "
-            f"{config.n_routed_experts}"
+            f"num_experts_per_tok {config.num_experts_per_tok} exceeds n_routed_experts {config.n_routed_experts}"
         )
     if sam.embed_dim % sam.num_heads or clip.hidden_size % clip.num_heads:
         wrong.append("sam.embed_dim and clip.hidden_size must be multiples of their num_heads")
@@ -368,7 +358,5 @@ def _problems(config: DeepseekOCRConfig) -> list[str]:
             f"clip.hidden_size {clip.hidden_size}: CLIP takes SAM's features as patch embeddings"
         )
     if any(not 0 <= index < sam.depth for index in sam.global_attn_indexes):
-        wrong.append(
-            f"sam.global_attn_indexes {sam.global_attn_indexes} must lie below sam.depth {sam.depth}"
-        )
+        wrong.append(f"sam.global_attn_indexes {sam.global_attn_indexes} must lie below sam.depth {sam.depth}")
     return wrong

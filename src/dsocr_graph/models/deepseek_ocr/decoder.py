@@ -108,9 +108,7 @@ class LlamaAttention(nn.Module):
         k, v = cache.update(self.layer_index, k, v)
         return self.o_proj(self.attend(q, k, v, attention_mask, causal=causal).reshape(batch, new, -1))
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool) -> Tensor:
         """Queries [B, heads, S, D], k and v [B, heads, T + S, D] -> [B, S, heads, D]."""
         scores = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head_dim)
         if attention_mask is not None:
@@ -122,9 +120,7 @@ class LlamaAttention(nn.Module):
 class LlamaSdpaAttention(LlamaAttention):
     """The same by `scaled_dot_product_attention`."""
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool) -> Tensor:
         """Queries [B, heads, S, D], k and v [B, heads, T + S, D] -> [B, S, heads, D]."""
         attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=attention_mask, is_causal=causal and attention_mask is None
@@ -135,9 +131,7 @@ class LlamaSdpaAttention(LlamaAttention):
 class LlamaFlashAttention2(LlamaAttention):
     """The same by the flash-attn package (CUDA, bfloat16 or float16)."""
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, *, causal: bool) -> Tensor:
         """Queries [B, heads, S, D], k and v [B, heads, T + S, D] -> [B, S, heads, D]."""
         return flash_attention(
             q.transpose(1, 2),
@@ -179,9 +173,7 @@ class DeepseekV2MoE(nn.Module):
         super().__init__()
         self.experts = DeepseekV2Experts(config)
         self.gate = MoEGate(config)
-        self.shared_experts = DeepseekV2MLP(
-            config.hidden_size, config.moe_intermediate_size * config.n_shared_experts
-        )
+        self.shared_experts = DeepseekV2MLP(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, S, H] -> [B, S, H]."""

@@ -53,8 +53,7 @@ class DeepseekV2Experts(nn.ModuleList):
 
     def __init__(self, config: DeepseekOCRConfig) -> None:
         super().__init__(
-            DeepseekV2MLP(config.hidden_size, config.moe_intermediate_size)
-            for _ in range(config.n_routed_experts)
+            DeepseekV2MLP(config.hidden_size, config.moe_intermediate_size) for _ in range(config.n_routed_experts)
         )
         self.implementation: MoEImplementation = config.moe_implementation
         for name in _STACKED:
@@ -144,9 +143,7 @@ def _restack_after_load(module: nn.Module, incompatible_keys: object) -> None:
     cast("DeepseekV2Experts", module)._restack_if_separate()  # pyright: ignore[reportPrivateUsage]
 
 
-def sort_by_expert(
-    hidden_states: Tensor, topk_idx: Tensor, num_experts: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def sort_by_expert(hidden_states: Tensor, topk_idx: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """Bring the rows of each expert together, without a copy to the host.
 
     Parameters

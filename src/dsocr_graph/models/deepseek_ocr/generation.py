@@ -105,9 +105,7 @@ def generate(
             finished[row] = finished[row] or token == model.config.eos_token_id
         if all(finished) or len(tokens[0]) - prompt == max_new_tokens:
             break
-        chosen, cache = model.decode_step(
-            chosen[:, None], cache, banned=_banned(tokens, no_repeat_ngram_size)
-        )
+        chosen, cache = model.decode_step(chosen[:, None], cache, banned=_banned(tokens, no_repeat_ngram_size))
     return [_until(row[prompt:], model.config.eos_token_id) for row in tokens]
 
 
@@ -137,9 +135,7 @@ def _until(tokens: list[int], last: int) -> list[int]:
     return tokens[: tokens.index(last) + 1] if last in tokens else tokens
 
 
-def _checked_prompts(
-    documents: Sequence[Document], max_new_tokens: int, no_repeat_ngram_size: int
-) -> list[list[int]]:
+def _checked_prompts(documents: Sequence[Document], max_new_tokens: int, no_repeat_ngram_size: int) -> list[list[int]]:
     if not documents:
         raise ModelInputError("generate needs at least one document")
     if max_new_tokens < 1 or no_repeat_ngram_size < 0:

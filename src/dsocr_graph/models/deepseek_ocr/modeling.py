@@ -35,17 +35,13 @@ class DeepseekOCRModel(nn.Module):
         # Spelled as in the checkpoint.
         self.view_seperator = nn.Parameter(torch.empty(config.hidden_size))
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DeepseekV2DecoderLayer(config, index) for index in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(DeepseekV2DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = DeepseekV2RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.sam_model = ImageEncoderViT(config.sam)
         self.vision_model = VitModel(config.clip)
         self.projector = MlpProjector(2 * config.clip.hidden_size, config.hidden_size)
 
-    def forward(
-        self, *inputs: Tensor | KVCache | None, entry: Literal["decode", "global", "local"]
-    ) -> Tensor:
+    def forward(self, *inputs: Tensor | KVCache | None, entry: Literal["decode", "global", "local"]) -> Tensor:
         """Run `decode_tokens`, `encode_global` or `encode_local`; call those."""
         if entry == "global":
             return self._encode_global(*inputs)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -105,9 +101,7 @@ class DeepseekOCRModel(nn.Module):
         self._cells(pixels)
         sam = self.sam_model(pixels)
         clip = self.vision_model(pixels, sam)
-        return self.projector(
-            torch.cat((clip[:, 1:], sam.flatten(2).permute(0, 2, 1).to(clip.dtype)), dim=-1)
-        )
+        return self.projector(torch.cat((clip[:, 1:], sam.flatten(2).permute(0, 2, 1).to(clip.dtype)), dim=-1))
 
     def _cells(self, pixels: Tensor) -> int:
         """Vision tokens per side of a view."""
@@ -319,6 +313,5 @@ def _check_prompt(
         )
     if image_features.dim() != 3 or image_features.shape[-1] != hidden_size:
         raise ModelInputError(
-            f"image_features must be [documents, image tokens, {hidden_size}]; "
-            f"got {list(image_features.shape)}"
+            f"image_features must be [documents, image tokens, {hidden_size}]; got {list(image_features.shape)}"
         )

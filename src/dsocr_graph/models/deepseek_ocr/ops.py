@@ -87,12 +87,7 @@ def _grouped_linear_real(rows: Tensor, weight: Tensor, offsets: Tensor, experts_
 
 
 def _grouped_linear_shape(rows: Tensor, weight: Tensor, offsets: Tensor, experts_per_token: int) -> Tensor:
-    if (
-        rows.dim() != 2
-        or weight.dim() != 3
-        or offsets.shape != weight.shape[:1]
-        or rows.dtype != weight.dtype
-    ):
+    if rows.dim() != 2 or weight.dim() != 3 or offsets.shape != weight.shape[:1] or rows.dtype != weight.dtype:
         raise ModelInputError(
             "grouped_linear takes rows [M, K], weight [E, N, K] of the same dtype and offsets [E]; got "
             f"{list(rows.shape)} {rows.dtype}, {list(weight.shape)} {weight.dtype}, {list(offsets.shape)}"

@@ -20,9 +20,9 @@ from dsocr_graph.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
 STAGES = ("vision_global", "vision_local", "prefill", "decode")
 """Names of the stages, in the order they run."""
 
-# The largest value each symbolic dim is captured for; bounds keep the exporter's arithmetic in 64 bits.
+# The largest value each symbolic dim is captured for; bounds keep the exporter's arithmetic in 64 bits. Every
+# dim begins at 1: the exporter reasons about sizes of 2 and more, and its graphs hold for 1 as well (tested).
 _LARGEST = {"H": 64, "W": 64, "G": 65536, "B": 1024, "S": 131072, "N": 131072, "T": 131072}
-"""B 1 is included: the exporter reasons about sizes of 2 and more, and its graphs hold for 1 as well."""
 
 
 class StageModule(nn.Module):

@@ -55,9 +55,7 @@ class CLIPVisionEmbeddings(nn.Module):
         )
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
         # No checkpoint holds it, so it is no part of the state.
-        self.register_buffer(
-            "position_ids", torch.arange(config.num_positions).expand(1, -1), persistent=False
-        )
+        self.register_buffer("position_ids", torch.arange(config.num_positions).expand(1, -1), persistent=False)
 
     def forward(self, pixels: Tensor, patch_embeds: Tensor | None = None) -> Tensor:
         """[B, 3, pixels, pixels] and [B, C, h, h] -> [B, N, C]."""

@@ -1,0 +1,74 @@
+"""The memory sections of report.md: peaks by stage, what decides them, and the peak of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dsocr_graph.emit.markdown_table import code, table
+from modelmeter.reports import Report, StageMemory
+from modelmeter.units import format_bytes
+
+LIVE = 5
+"""Live tensors listed for each peak."""
+
+
+def memory_sections(report: Report) -> Iterable[str]:
+    """Yield the sections on memory, as Markdown."""
+    memory = report.memory
+    yield "## Memory"
+    yield "### By stage, at the sizes where it needs most"
+    yield table(
+        ["stage", "page", "sizes", "peak", "activations", "KV cache", "inputs", "weights it reads", "KV cache left"],
+        [
+            [
+                stage.stage,
+                stage.item,
+                _sizes(stage),
+                format_bytes(stage.peak_bytes),
+                format_bytes(stage.peak_activation_bytes),
+                format_bytes(stage.peak_kv_cache_bytes),
+                format_bytes(stage.peak_input_bytes),
+                format_bytes(stage.weight_bytes),
+                format_bytes(stage.kv_cache_bytes),
+            ]
+            for stage in memory.stages
+        ],
+        left=3,
+    )
+    yield "The peak is the largest sum of activations, KV cache and inputs alive at once; weights come on top."
+    yield "### What decides each peak"
+    yield "\n".join(_decides(stage) for stage in memory.stages)
+    yield "### Peak of the run"
+    yield table(
+        ["", "bytes"],
+        [
+            ["weights, resident", format_bytes(memory.weight_bytes)],
+            ["largest peak of a stage", format_bytes(memory.stage_peak_bytes)],
+            ["**running**", format_bytes(memory.running_bytes)],
+            ["**loading**", format_bytes(memory.load_bytes)],
+            ["**peak of the run**", format_bytes(memory.peak_bytes)],
+        ],
+    )
+    if memory.decided_by == "load":
+        yield "Loading decides: the published script loads in fp32 and casts afterwards."
+    else:
+        yield f"The stage {memory.decided_by} decides."
+
+
+def _sizes(stage: StageMemory) -> str:
+    return " ".join(f"{name}={size}" for name, size in sorted(stage.bindings.items())) or "fixed"
+
+
+def _decides(stage: StageMemory) -> str:
+    if not stage.at:
+        return f"- **{stage.stage}**: no allocation is known."
+    lines = [f"- **{stage.stage}**: `{stage.at}` in {code(stage.module)}, with these tensors alive:"]
+    lines += [
+        f"  - {format_bytes(tensor.bytes)} `{tensor.name}` ({tensor.role.replace('_', ' ')}) of `{tensor.op}` in "
+        f"{code(tensor.module)}"
+        for tensor in stage.live[:LIVE]
+    ]
+    rest = stage.peak_bytes - sum(tensor.bytes for tensor in stage.live[:LIVE])
+    if rest > 0:
+        lines.append(f"  - {format_bytes(rest)} in smaller ones")
+    return "\n".join(lines)
