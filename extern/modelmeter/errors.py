@@ -18,9 +18,7 @@ class ModelMeterError(Exception):
         return (_rebuild, (type(self), self.args, self.__dict__))
 
 
-def _rebuild(
-    kind: type[ModelMeterError], args: tuple[object, ...], state: dict[str, object]
-) -> ModelMeterError:
+def _rebuild(kind: type[ModelMeterError], args: tuple[object, ...], state: dict[str, object]) -> ModelMeterError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(state)

@@ -41,9 +41,7 @@ def _checked_count(owner: object, attribute: Attribute[int], value: object) -> N
 def _checked_bindings(owner: object, attribute: object, value: Mapping[str, int]) -> None:
     for dim, size in value.items():
         if not isinstance(dim, str) or not dim.isidentifier():
-            raise InvalidWorkloadError(
-                f"{_label(owner)}.bindings names a dim {dim!r}; expected a name such as 'B'"
-            )
+            raise InvalidWorkloadError(f"{_label(owner)}.bindings names a dim {dim!r}; expected a name such as 'B'")
         _positive(size, f"{_label(owner)}.bindings[{dim!r}]")
 
 
@@ -51,9 +49,7 @@ def _checked_facts(owner: object, attribute: object, value: Mapping[str, Fact]) 
     for key, fact in value.items():
         what = f"{_label(owner)}.facts[{key!r}]"
         if isinstance(fact, bool) or not isinstance(fact, int | float | str):
-            raise InvalidWorkloadError(
-                f"{what} is {fact!r} ({type(fact).__name__}); expected a number or text"
-            )
+            raise InvalidWorkloadError(f"{what} is {fact!r} ({type(fact).__name__}); expected a number or text")
         if isinstance(fact, float) and not math.isfinite(fact):
             raise InvalidWorkloadError(f"{what} is {fact!r}; expected a finite number")
 
@@ -82,9 +78,7 @@ def _checked_items(owner: object, attribute: object, value: tuple[WorkloadItem, 
 
 def _positive(value: object, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidWorkloadError(
-            f"{what} is {value!r} ({type(value).__name__}); expected a whole number from 1 up"
-        )
+        raise InvalidWorkloadError(f"{what} is {value!r} ({type(value).__name__}); expected a whole number from 1 up")
 
 
 def _label(owner: object) -> str:
@@ -160,9 +154,7 @@ class WorkloadItem:
     name: str = field(validator=_checked_name)
     documents: int = field(validator=_checked_count)
     runs: tuple[StageRun, ...] = field(converter=tuple[StageRun, ...], validator=_checked_runs)
-    facts: Mapping[str, Fact] = field(
-        factory=dict[str, Fact], converter=dict[str, Fact], validator=_checked_facts
-    )
+    facts: Mapping[str, Fact] = field(factory=dict[str, Fact], converter=dict[str, Fact], validator=_checked_facts)
 
 
 @frozen(kw_only=True)
@@ -192,6 +184,4 @@ class Workload:
 
     name: str = field(validator=_checked_name)
     items: tuple[WorkloadItem, ...] = field(converter=tuple[WorkloadItem, ...], validator=_checked_items)
-    facts: Mapping[str, Fact] = field(
-        factory=dict[str, Fact], converter=dict[str, Fact], validator=_checked_facts
-    )
+    facts: Mapping[str, Fact] = field(factory=dict[str, Fact], converter=dict[str, Fact], validator=_checked_facts)

@@ -214,7 +214,9 @@ def test_stages_read_the_weights_of_their_own_modules(compile_stages: Any) -> No
     assert stages["vision_global"] == 2 * (encoders - 602_112 + 2 * 1_280)
 
 
-@pytest.mark.parametrize(("stage", "sizes", "tokens"), [("prefill", {"S": 913, "N": 903}, 913), ("decode", {"T": 913}, 914)])
+@pytest.mark.parametrize(
+    ("stage", "sizes", "tokens"), [("prefill", {"S": 913, "N": 903}, 913), ("decode", {"T": 913}, 914)]
+)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_kv_cache_is_61440_bytes_per_token(
     stage: str, sizes: dict[str, int], tokens: int, batch: int, compile_stages: Callable[..., Any]

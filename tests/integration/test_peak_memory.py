@@ -25,11 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dsocr_graph.liveness import lifetimes, peaks
 from dsocr_graph.models.deepseek_ocr import DeepseekOCRConfig, DeepseekOCRForCausalLM, stage_inputs
 from dsocr_graph.models.deepseek_ocr.cache import KVCache
-from dsocr_graph.models.stage_spec import StageSpec
-from dsocr_graph.tracing import capture
 
 TOLERANCE = 0.03
 
@@ -165,4 +162,4 @@ def test_peak_is_what_a_run_reaches(
     predicted = predicted_peak(compile_stages(stage, **options).analytic, stage, sizes)
     record_property("peak", f"{predicted} predicted, {tracked} tracked at {operator}")
     assert predicted == pytest.approx(tracked, rel=TOLERANCE)
-    print(f"TABLE {stage} {options} {sizes} {predicted} {tracked} {predicted/tracked:.5f} {operator}")
+    print(f"TABLE {stage} {options} {sizes} {predicted} {tracked} {predicted / tracked:.5f} {operator}")

@@ -100,9 +100,7 @@ def test_at_binds_nested_expressions() -> None:
 
 def test_at_names_every_unbound_dim() -> None:
     """One error for the whole layer, not one per field."""
-    layer = Linear(
-        rows=symbol("B"), in_features=symbol("S"), out_features=symbol("T"), bias=False, dtype=DType.BF16
-    )
+    layer = Linear(rows=symbol("B"), in_features=symbol("S"), out_features=symbol("T"), bias=False, dtype=DType.BF16)
     with pytest.raises(UnboundDimError, match=r"no size for dim B, T: the expression is in B, S, T"):
         layer.at(S=4)
 

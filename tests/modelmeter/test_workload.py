@@ -34,13 +34,9 @@ def test_counts_and_sizes_are_whole_numbers_from_one(bad: object) -> None:
     """Counts, documents and dims share one rule, and the error says where the number stands."""
     with pytest.raises(InvalidWorkloadError, match=r"StageRun\('s'\)\.count is .*expected a whole number"):
         StageRun(stage="s", count=bad, bindings={})
-    with pytest.raises(
-        InvalidWorkloadError, match=r"StageRun\('s'\)\.bindings\['B'\] is .*expected a whole number"
-    ):
+    with pytest.raises(InvalidWorkloadError, match=r"StageRun\('s'\)\.bindings\['B'\] is .*expected a whole number"):
         StageRun(stage="s", count=1, bindings={"B": bad})
-    with pytest.raises(
-        InvalidWorkloadError, match=r"WorkloadItem\('p'\)\.documents is .*expected a whole number"
-    ):
+    with pytest.raises(InvalidWorkloadError, match=r"WorkloadItem\('p'\)\.documents is .*expected a whole number"):
         WorkloadItem(name="p", documents=bad, runs=(RUN,))
 
 
@@ -64,9 +60,7 @@ def test_dims_have_names(dim: object) -> None:
 
 def test_a_sweep_needs_a_start() -> None:
     """The swept dim has to be among the bindings; the error lists them."""
-    with pytest.raises(
-        InvalidWorkloadError, match=r"sweeps 'T', which has no start; its bindings are \['B'\]"
-    ):
+    with pytest.raises(InvalidWorkloadError, match=r"sweeps 'T', which has no start; its bindings are \['B'\]"):
         StageRun(stage="decode", count=3, bindings={"B": 1}, sweep="T")
 
 

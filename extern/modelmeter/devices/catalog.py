@@ -87,9 +87,7 @@ def read_catalog(text: str) -> dict[str, DeviceSpec]:
         name: Architecture(name=name, **_with_source(f"architecture {name!r}", entry, sources))
         for name, entry in table.get("architectures", {}).items()
     }
-    devices = {
-        key: _device(key, entry, sources, architectures) for key, entry in table.get("devices", {}).items()
-    }
+    devices = {key: _device(key, entry, sources, architectures) for key, entry in table.get("devices", {}).items()}
     _check_names(devices)
     return devices
 
@@ -130,14 +128,10 @@ def _device(
     unknown = sorted(entry.keys() - known)
     missing = sorted((_NUMBERS.keys() | _TEXTS - {"aliases", "note"} | {"bf16_tflops"}) - entry.keys())
     if unknown or missing:
-        raise InvalidDeviceError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; known are {sorted(known)}"
-        )
+        raise InvalidDeviceError(f"{where}: unknown keys {unknown}, missing keys {missing}; known are {sorted(known)}")
     chip = entry["architecture"]
     if chip not in architectures:
-        raise InvalidDeviceError(
-            f"{where}: architecture {chip!r} is not defined; known are {sorted(architectures)}"
-        )
+        raise InvalidDeviceError(f"{where}: architecture {chip!r} is not defined; known are {sorted(architectures)}")
     cited: dict[str, str] = {}
 
     def number(field: str, figure: object) -> float:

@@ -60,7 +60,8 @@ def _head(report: Report) -> Iterable[str]:
     bytes_stage = _largest(report.total.stages, lambda amount: amount.cost.bytes)
     text = (
         f"Workload **{report.workload}**: {_counted(report.documents, 'document')} "
-        f"{'takes' if report.documents == 1 else 'take'} **{format_flops(total.cost.flops)}** and "
+        f"{'takes' if report.documents == 1 else 'take'} **{format_flops(total.cost.flops)}** "
+        f"({format_flops(total.cost.matmul_flops)} of it in matrix products) and "
         f"{'moves' if report.documents == 1 else 'move'} **{format_bytes(total.cost.bytes)}** to and from "
         f"device memory ({format_bytes(total.cost.fused_bytes)} if pointwise chains are fused). "
         f"Most FLOPs are in {_named(flops_stage, report.total.stages, total, lambda amount: amount.cost.flops)}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dsocr_graph.emit.markdown_table import code, table
-from modelmeter.reports import Report, StageMemory
+from modelmeter.reports import LiveBytes, Report, StageMemory
 from modelmeter.units import format_bytes
 
 LIVE = 5
@@ -63,12 +63,17 @@ def _decides(stage: StageMemory) -> str:
     if not stage.at:
         return f"- **{stage.stage}**: no allocation is known."
     lines = [f"- **{stage.stage}**: `{stage.at}` in {code(stage.module)}, with these tensors alive:"]
-    lines += [
-        f"  - {format_bytes(tensor.bytes)} `{tensor.name}` ({tensor.role.replace('_', ' ')}) of `{tensor.op}` in "
-        f"{code(tensor.module)}"
-        for tensor in stage.live[:LIVE]
-    ]
+    lines += [f"  - {format_bytes(tensor.bytes)} {_origin(tensor)}" for tensor in stage.live[:LIVE]]
     rest = stage.peak_bytes - sum(tensor.bytes for tensor in stage.live[:LIVE])
     if rest > 0:
         lines.append(f"  - {format_bytes(rest)} in smaller ones")
     return "\n".join(lines)
+
+
+def _origin(tensor: LiveBytes) -> str:
+    """Return what a live tensor is: an operator's result, an input of the stage, or the cache as a whole."""
+    if not tensor.op:
+        return tensor.name
+    if tensor.op == "input":
+        return f"`{tensor.name}`, an input"
+    return f"`{tensor.name}` ({tensor.role.replace('_', ' ')}) of `{tensor.op}` in {code(tensor.module)}"

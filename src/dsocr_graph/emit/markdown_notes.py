@@ -138,6 +138,8 @@ def _reading(report: Report) -> Iterable[str]:
 
 def _conventions(report: Report) -> Sequence[str]:
     lines = [
+        "FLOPs are those of matrix products and convolutions, which torch's FlopCounterMode counts as well, and those "
+        "of all other arithmetic; report.json has both apart.",
         "One multiply-add is 2 FLOPs. Attention counts both products over all queries and keys, masked ones included.",
         "Bytes are unfused unless said otherwise: every kernel reads its operands and writes its results once, caches "
         "hold nothing. Fused bytes leave out what chains of pointwise operators could keep on chip.",

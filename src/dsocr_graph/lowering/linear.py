@@ -90,8 +90,8 @@ def einsum(call: OpCall) -> Matmul:
 
     if (first ^ second) - result:
         raise MissingLoweringError(
-            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: an index of one operand is summed "
-            "alone; sum over it before the einsum"
+            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: an index of one operand is "
+            "summed alone; sum over it before the einsum"
         )
 
     def extent(indices: set[str]) -> Dim:

@@ -66,9 +66,7 @@ def _item(profile: Profile, entry: ProfilePage) -> WorkloadItem:
         grid = {"V": tiling.views, "H": tiling.rows, "W": tiling.columns}
         runs.append(StageRun(stage="vision_local", count=batch, bindings=grid))
     runs.append(StageRun(stage="vision_global", count=batch, bindings={}))
-    runs.append(
-        StageRun(stage="prefill", count=1, bindings={"B": batch, "S": context, "N": tiling.image_tokens})
-    )
+    runs.append(StageRun(stage="prefill", count=1, bindings={"B": batch, "S": context, "N": tiling.image_tokens}))
     if entry.new_tokens > 1:
         start = {"B": batch, "T": context}
         runs.append(StageRun(stage="decode", count=entry.new_tokens - 1, bindings=start, sweep="T"))

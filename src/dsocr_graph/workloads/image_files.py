@@ -91,8 +91,7 @@ def opened_image(path: Path) -> Generator[tuple[ImageFile, BinaryIO]]:
     }
     if kind not in readers:
         raise UnsupportedPageTypeError(
-            f"{str(path)!r} is a {kind}, not an image. Known image types: {', '.join(readers)}. "
-            f"Give it as a {kind}."
+            f"{str(path)!r} is a {kind}, not an image. Known image types: {', '.join(readers)}. Give it as a {kind}."
         )
     with _opened(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata on its way to an error or past it
@@ -192,9 +191,7 @@ def _tiff_sizes(image: TiffImageFile, path: Path) -> Iterator[tuple[int, int]]:
         # Old writers leave the byte counts out; then only the offsets can be checked.
         ends = [offset + count for offset, count in zip(offsets, counts, strict=False)] or offsets
         if max(ends) > length:
-            raise _corrupt(
-                path, f"the TIFF is cut short, image {frame + 1} needs {max(ends):,} bytes of {length:,}"
-            )
+            raise _corrupt(path, f"the TIFF is cut short, image {frame + 1} needs {max(ends):,} bytes of {length:,}")
         # From the tags: whether `size` has the orientation applied depends on Pillow's version.
         width, height = int(tags[256]), int(tags[257])
         yield (height, width) if tags.get(274, 1) in QUARTER_TURNS else (width, height)

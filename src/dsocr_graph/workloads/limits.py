@@ -49,9 +49,7 @@ def whole_number(value: object, *, what: str, high: int, error: type[WorkloadErr
     dsocr_graph.workloads.errors.PageSizeError: width is 0; expected a whole number from 1 to 65,535
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise error(
-            f"{what} is {value!r} ({type(value).__name__}); expected a whole number from 1 to {high:,}"
-        )
+        raise error(f"{what} is {value!r} ({type(value).__name__}); expected a whole number from 1 to {high:,}")
     if not 1 <= value <= high:
         # Python refuses to write out numbers of thousands of digits.
         shown = f"{value:,}" if value.bit_length() < 100 else f"a number of {value.bit_length():,} bits"

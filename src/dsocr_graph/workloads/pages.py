@@ -71,9 +71,7 @@ class PageSize:
     source: PageSource | None = None
 
 
-def read_image(
-    path: str | Path, *, name: str | None = None, page_range: str | None = None
-) -> tuple[PageSize, ...]:
+def read_image(path: str | Path, *, name: str | None = None, page_range: str | None = None) -> tuple[PageSize, ...]:
     """Return the pages of a PNG, JPEG or TIFF file, sizes from its header.
 
     Parameters
@@ -171,8 +169,7 @@ def open_pdf(path: Path) -> PdfDocument:
         # pages.
         if b"%%EOF" not in file.read():
             raise CorruptPageError(
-                f"{str(path)!r} is damaged: the PDF is cut short, its end marker is missing. "
-                "Copy or export it again."
+                f"{str(path)!r} is damaged: the PDF is cut short, its end marker is missing. Copy or export it again."
             )
     import pypdfium2
     from pypdfium2 import raw
@@ -196,8 +193,7 @@ def _page_points(document: PdfDocument, index: int, path: Path) -> tuple[float, 
         return document.get_page_size(index)
     except pypdfium2.PdfiumError as error:
         raise CorruptPageError(
-            f"{str(path)!r} is damaged: page {index + 1} has no readable size. "
-            "Export it again or leave the page out."
+            f"{str(path)!r} is damaged: page {index + 1} has no readable size. Export it again or leave the page out."
         ) from error
 
 
@@ -245,16 +241,12 @@ def chosen_pages(page_range: str | None, count: int, *, where: str) -> tuple[int
     if page_range is None:
         return tuple(range(count))
     if not isinstance(page_range, str):
-        raise PageRangeError(
-            f"the pages of {where} are {page_range!r}; expected text such as '1-3,7' or '5-'"
-        )
+        raise PageRangeError(f"the pages of {where} are {page_range!r}; expected text such as '1-3,7' or '5-'")
     chosen: list[int] = []
     for part in page_range.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?)?\s*", part, re.ASCII)
         if match is None:
-            raise PageRangeError(
-                f"the pages of {where} are {page_range!r}; expected a form such as '1-3,7' or '5-'"
-            )
+            raise PageRangeError(f"the pages of {where} are {page_range!r}; expected a form such as '1-3,7' or '5-'")
         first = int(match[1])
         last = first if match[2] is None else int(match[3] or max(count, first))
         if not 1 <= first <= last <= count:

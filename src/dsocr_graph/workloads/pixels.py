@@ -26,9 +26,7 @@ class PixelInputs:
     """The model's view of one page."""
 
     global_view: torch.Tensor  # [1, 3, base, base]
-    local_views: torch.Tensor | None = field(
-        default=None
-    )  # [H, W, 3, 640, 640]; None when the page is not cropped
+    local_views: torch.Tensor | None = field(default=None)  # [H, W, 3, 640, 640]; None when the page is not cropped
 
 
 def load_page(page: PageSize) -> Image.Image:
@@ -58,9 +56,7 @@ def load_page(page: PageSize) -> Image.Image:
     return _rendered(page) if page.source.dpi is not None else _decoded(page)
 
 
-def preprocess(
-    image: Image.Image, mode: str | Mode = "Gundam", *, dtype: torch.dtype = torch.float32
-) -> PixelInputs:
+def preprocess(image: Image.Image, mode: str | Mode = "Gundam", *, dtype: torch.dtype = torch.float32) -> PixelInputs:
     """Return the global view and the local crops of a page.
 
     The global view keeps the page's aspect ratio and is padded with grey to a square; in Tiny and Small the

@@ -52,9 +52,7 @@ def _checked_tokens(owner: Profile | ProfilePage, attribute: Attribute[int], val
 
 def _checked_greedy(owner: object, attribute: object, value: object) -> None:
     if value is not True:
-        raise InvalidProfileError(
-            f"greedy is {value!r}; only greedy decoding is analysed, so it has to be true"
-        )
+        raise InvalidProfileError(f"greedy is {value!r}; only greedy decoding is analysed, so it has to be true")
 
 
 def _checked_pages(owner: Profile, attribute: object, value: tuple[ProfilePage, ...]) -> None:
@@ -243,9 +241,7 @@ def profile_from_images(
         A file that cannot be read, or a value out of range.
     """
     if isinstance(paths, str | Path):
-        raise InvalidProfileError(
-            f"paths is {str(paths)!r}; expected a list of files, such as [{str(paths)!r}]"
-        )
+        raise InvalidProfileError(f"paths is {str(paths)!r}; expected a list of files, such as [{str(paths)!r}]")
     pages = [page for path in paths for page in read_image(path)]
     return profile_from_pages(
         pages,

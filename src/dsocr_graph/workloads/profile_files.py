@@ -91,8 +91,7 @@ def load_profile(
         profile = _read(readable_file(name_or_path, "profile"))
     else:
         raise UnknownProfileError(
-            f"no workload profile {text!r}; {suggestion(text, shipped)}. "
-            "Give one of them or the path of a TOML file."
+            f"no workload profile {text!r}; {suggestion(text, shipped)}. Give one of them or the path of a TOML file."
         )
     return override(profile, new_tokens=new_tokens, batch=batch, mode=mode, dtype=dtype)
 
@@ -128,9 +127,7 @@ def _profile(table: dict[str, Any], *, where: str, folder: Path, fallback_name: 
     _only_known(table, _PROFILE_KEYS, "workload key", where)
     values = dict(table)
     if "pages" not in values:
-        raise InvalidProfileError(
-            f'{where}: no pages; add pages = [{{name = "...", width = ..., height = ...}}]'
-        )
+        raise InvalidProfileError(f'{where}: no pages; add pages = [{{name = "...", width = ..., height = ...}}]')
     entries = values.pop("pages")
     if not isinstance(entries, list):
         raise InvalidProfileError(
@@ -164,8 +161,7 @@ def _profile(table: dict[str, Any], *, where: str, folder: Path, fallback_name: 
 def _pages(entry: object, where: str, folder: Path, new_tokens: int) -> list[ProfilePage]:
     if not isinstance(entry, dict):
         raise InvalidProfileError(
-            f"{where} is {entry!r} ({type(entry).__name__}); expected a table "
-            "with width and height, image, or pdf"
+            f"{where} is {entry!r} ({type(entry).__name__}); expected a table with width and height, image, or pdf"
         )
     table = cast("dict[str, Any]", entry)
     form = next((key for key in _PAGE_KEYS if key in table), "width")
@@ -181,9 +177,7 @@ def _pages(entry: object, where: str, folder: Path, new_tokens: int) -> list[Pro
         path = table[form]
         name = table.get("name")
         if not isinstance(path, str) or not (name is None or isinstance(name, str)):
-            raise InvalidProfileError(
-                f"{where}: {form} = {path!r} and name = {name!r}; expected text for both"
-            )
+            raise InvalidProfileError(f"{where}: {form} = {path!r} and name = {name!r}; expected text for both")
         file = folder / Path(path)
         page_range = table.get("page_range")
         if form == "image":

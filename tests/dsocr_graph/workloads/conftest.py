@@ -90,6 +90,5 @@ def _png(width: int, height: int, *, exif_after_pixels: bytes = b"") -> bytes:
         chunks.append((b"eXIf", exif_after_pixels))
     chunks.append((b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )

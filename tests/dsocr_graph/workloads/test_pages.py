@@ -65,9 +65,7 @@ def test_the_type_is_read_from_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("orientation", "size"), [(1, (70, 40)), (3, (70, 40)), (5, (40, 70)), (6, (40, 70)), (8, (40, 70))]
 )
-def test_exif_orientation_is_applied(
-    tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int]
-) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int]) -> None:
     """Quarter turns swap width and height, as in the published loader."""
     path = tmp_path / f"phone{suffix}"
     exif = Image.Exif()
@@ -265,9 +263,7 @@ def test_an_encrypted_pdf_is_an_error(tmp_path: Path, make_pdf: PdfMaker) -> Non
     """A PDF that asks for a password says so and what to do."""
     path = tmp_path / "secret.pdf"
     path.write_bytes(make_pdf([(612, 792)], encrypted="password"))
-    with pytest.raises(
-        EncryptedPdfError, match=r"secret\.pdf' is an encrypted PDF .* save a copy without one"
-    ):
+    with pytest.raises(EncryptedPdfError, match=r"secret\.pdf' is an encrypted PDF .* save a copy without one"):
         read_pdf(path)
 
 

@@ -122,9 +122,7 @@ def test_a_page_is_decoded_as_it_was_measured(tmp_path: Path, suffix: str) -> No
 def test_the_chosen_image_of_a_tiff_is_decoded(tmp_path: Path) -> None:
     """Page 2 of a TIFF is its second image."""
     path = tmp_path / "fax.tiff"
-    Image.new("RGB", (4, 2), "black").save(
-        path, save_all=True, append_images=[Image.new("RGB", (3, 5), "white")]
-    )
+    Image.new("RGB", (4, 2), "black").save(path, save_all=True, append_images=[Image.new("RGB", (3, 5), "white")])
     pixels = load_page(read_image(path)[1])
     assert (pixels.size, pixels.getpixel((0, 0))) == ((3, 5), (255, 255, 255))
 

@@ -183,9 +183,7 @@ BAD_COUNTS = [0, -1, 10**9, 1.5, float("nan"), True, "3"]
 def test_counts_out_of_range_are_refused(key: str, bad: object) -> None:
     """Batch and new tokens are whole numbers from 1; the error names the limit."""
     limit = {"new_tokens": "8,192", "batch": "4,096"}[key]
-    with pytest.raises(
-        InvalidProfileError, match=rf"{key}.* is .*; expected a whole number from 1 to {limit}"
-    ):
+    with pytest.raises(InvalidProfileError, match=rf"{key}.* is .*; expected a whole number from 1 to {limit}"):
         load_profile("dsocr-standard-v1", **{key: bad})
 
 
@@ -218,9 +216,7 @@ def test_a_prompt_longer_than_the_context_is_refused(load: Loader) -> None:
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
     """A near miss is suggested; KeyError is what a caller expects."""
-    with pytest.raises(
-        UnknownProfileError, match=r"^no workload profile 'dsocr-standard'; did you mean"
-    ) as caught:
+    with pytest.raises(UnknownProfileError, match=r"^no workload profile 'dsocr-standard'; did you mean") as caught:
         load_profile("dsocr-standard")
     assert isinstance(caught.value, KeyError)
     with pytest.raises(UnknownProfileError, match="Known: dsocr-standard-v1"):
@@ -301,9 +297,7 @@ def test_a_mistake_in_a_file_is_one_clear_message(load: Loader, text: str, messa
 @pytest.mark.parametrize("side", ["0", "-5", "65536", "1e3", "nan", "true", "'640'"])
 def test_a_page_size_in_a_file_is_a_whole_number_in_range(load: Loader, side: str) -> None:
     """Sides that are no sides name the file, the page and the limit."""
-    with pytest.raises(
-        PageSizeError, match=r"mine\.toml: height in pixels of page 'a' is .* from 1 to 65,535"
-    ):
+    with pytest.raises(PageSizeError, match=r"mine\.toml: height in pixels of page 'a' is .* from 1 to 65,535"):
         load(f"pages = [{{name = 'a', width = 5, height = {side}}}]")
 
 

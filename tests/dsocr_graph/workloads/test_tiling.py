@@ -93,9 +93,7 @@ def test_standard_pages_get_their_grids(width: int, height: int, grid: tuple[int
         (1750, 500, (4, 1)),  # 875,000
     ],
 )
-def test_ties_go_to_the_larger_grid_of_which_half_is_filled(
-    width: int, height: int, grid: tuple[int, int]
-) -> None:
+def test_ties_go_to_the_larger_grid_of_which_half_is_filled(width: int, height: int, grid: tuple[int, int]) -> None:
     """Of equally near ratios the larger grid wins if the page has more than half of its pixels."""
     assert closest_grid(width, height) == grid
 
@@ -169,9 +167,7 @@ def test_a_side_out_of_range_is_refused(bad: object) -> None:
 def test_modes_are_found_in_any_case_and_listed_when_unknown() -> None:
     """An unknown mode names the known ones and the nearest."""
     assert mode_named("LARGE").base_size == 1280
-    with pytest.raises(
-        UnknownModeError, match=r"^no mode 'gundum'; did you mean 'Gundam'\? Known: Tiny, .*"
-    ) as caught:
+    with pytest.raises(UnknownModeError, match=r"^no mode 'gundum'; did you mean 'Gundam'\? Known: Tiny, .*") as caught:
         mode_named("gundum")
     assert isinstance(caught.value, KeyError)
     with pytest.raises(UnknownModeError, match="no mode 5"):

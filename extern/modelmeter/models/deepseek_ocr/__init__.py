@@ -9,5 +9,5 @@ from modelmeter.registry import RegisteredModel
 MODEL = RegisteredModel(
     name="deepseek-ocr",
     package="modelmeter.models.deepseek_ocr",
-    default="gundam-bf16-sdpa-grouped",
+    default="gundam",
 )

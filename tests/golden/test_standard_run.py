@@ -1,0 +1,69 @@
+"""The artefacts of the standard run in graphs/ against the shipped model, evaluated and written anew."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from dsocr_graph.emit.csv_table import to_csv
+from dsocr_graph.emit.graphml import to_graphml
+from dsocr_graph.emit.markdown import to_markdown
+from dsocr_graph.workloads import STANDARD, bind_profile, load_profile
+from modelmeter import load_device
+from modelmeter.evaluate import evaluate
+from modelmeter.models.deepseek_ocr import MODEL
+from modelmeter.serialize import read_model
+
+COMMAND = "python -m dsocr_graph.analyze --device h200"
+REMADE = ("report.json", "report.md", "modules.csv", "callgraph.graphml")
+
+
+@pytest.fixture(scope="module")
+def kept(repo_root: Path) -> Path:
+    """Return the directory of the kept artefacts."""
+    return repo_root / "graphs" / "deepseek-ocr"
+
+
+@pytest.fixture(scope="module")
+def remade(kept: Path) -> Mapping[str, str]:
+    """Return the artefacts that can be made again without capturing, from the kept model."""
+    model = read_model(kept / "model.json")
+    report = evaluate(model, bind_profile(load_profile(STANDARD)), device=load_device("h200"))
+    return {
+        "report.json": report.to_json(),
+        "report.md": to_markdown(model, report, COMMAND),
+        "modules.csv": to_csv(report),
+        "callgraph.graphml": to_graphml(model, report),
+    }
+
+
+@pytest.mark.parametrize("name", REMADE)
+def test_an_artefact_is_as_kept(name: str, kept: Path, remade: Mapping[str, str], update_golden: bool) -> None:
+    """An artefact made again is the kept one, byte for byte; the first line that moved is shown."""
+    path = kept / name
+    if update_golden:
+        path.write_bytes(remade[name].encode())
+    before = path.read_text(encoding="utf-8").splitlines()
+    now = remade[name].splitlines()
+    moved = next((row for row, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
+    if moved is None and len(before) != len(now):
+        moved = min(len(before), len(now))
+    assert moved is None, os.linesep.join(
+        (
+            f"{name} differs from line {moved + 1} on:",
+            f"  kept: {before[moved][:300] if moved < len(before) else '(end of file)'}",
+            f"  now:  {now[moved][:300] if moved < len(now) else '(end of file)'}",
+            "If it was meant to, run `make golden ARGS=--update-golden` and say why in CHANGELOG.md",
+        )
+    )
+
+
+def test_the_shipped_model_is_the_captured_one(kept: Path) -> None:
+    """`modelmeter.load` reads the very model that the standard run captured."""
+    data = resources.files(MODEL.package) / "data" / MODEL.variants[MODEL.default]
+    assert gzip.decompress(data.read_bytes()) == (kept / "model.json").read_bytes()
