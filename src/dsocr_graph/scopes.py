@@ -27,8 +27,8 @@ class ScopeNode:
     parallel: Mapping[str, int]  # calls of one instance by its caller, per stage: `parfor N`
     parameters: int  # own elements, all instances together
     parameter_bytes: int
-    fan_in: int  # nodes whose results it reads
-    fan_out: int  # nodes that read its results
+    fan_in: int  # nodes outside it whose results it or its children read
+    fan_out: int  # nodes outside it that read its or its children's results
 
 
 @frozen(kw_only=True)
@@ -111,7 +111,7 @@ def group_by_module(captured: CapturedModel) -> CallGraph:
     for module in captured.modules:
         groups.setdefault(ids[module.path], []).append(module.path)
     edges = tuple(edge for graph in captured.graphs for edge in _edges(graph, ids))
-    fans = nx.DiGraph((edge.source, edge.target) for edge in edges if edge.source != edge.target)
+    fans = tree.fans(ids, edges)
     nodes = tuple(tree.node(identifier, paths, ids, groups, fans) for identifier, paths in groups.items())
     calls = tuple(call for graph in captured.graphs for call in _scoped_calls(graph, ids, groups))
     return CallGraph(captured=captured, nodes=nodes, calls=calls, edges=edges, ids=ids)
@@ -209,13 +209,30 @@ class _Tree:
                 ids[child] = f"{ids[parent]}.{name}" if ids[parent] else name
         return ids
 
+    def fans(self, ids: Mapping[str, str], edges: Iterable[ScopeEdge]) -> nx.DiGraph[tuple[str, str]]:
+        """Return what passes into and out of each node, its children included: edges ("in" or "out", node) -> other.
+
+        Two ends inside a node are its own affair; a composite module that runs no operator itself has fans too.
+        """
+        parents = {ids[path]: ids[self._parent(path)] for path in self._specs if path}
+
+        def around(identifier: str) -> list[str]:
+            return [identifier, *(around(parents[identifier]) if identifier in parents else ())]
+
+        fans: nx.DiGraph[tuple[str, str]] = nx.DiGraph()
+        for edge in edges:
+            source, target = around(edge.source), around(edge.target)
+            fans.add_edges_from((("in", node), ("node", edge.source)) for node in target if node not in source)
+            fans.add_edges_from((("out", node), ("node", edge.target)) for node in source if node not in target)
+        return fans
+
     def node(
         self,
         identifier: str,
         paths: Sequence[str],
         ids: Mapping[str, str],
         groups: Mapping[str, Sequence[str]],
-        fans: nx.DiGraph[str],
+        fans: nx.DiGraph[tuple[str, str]],
     ) -> ScopeNode:
         spec = self._specs[paths[0]]
         parent = ids[self._parent(paths[0])] if paths[0] else None
@@ -233,8 +250,8 @@ class _Tree:
             parallel={stage: count for stage, count in self._entries.get(paths[0], {}).items() if count > 1},
             parameters=sum(item.elements for item in own),
             parameter_bytes=sum(item.bytes for item in own),
-            fan_in=len(list(fans.predecessors(identifier))) if identifier in fans else 0,
-            fan_out=len(list(fans.successors(identifier))) if identifier in fans else 0,
+            fan_in=len(list(fans.successors(("in", identifier)))) if ("in", identifier) in fans else 0,
+            fan_out=len(list(fans.successors(("out", identifier)))) if ("out", identifier) in fans else 0,
         )
 
 

@@ -128,8 +128,13 @@ def _modules(model: nn.Module) -> tuple[ModuleSpec, ...]:
         owners.setdefault(path.rpartition(".")[0], []).append(path)
     return tuple(
         ModuleSpec(path=path, class_name=type(module).__name__, parameters=tuple(owners.get(path, ())))
-        for path, module in model.named_modules()
+        for path, module in _all_paths(model)
     )
+
+
+def _all_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every module under every path that leads to it: a shared one belongs to each of its callers."""
+    return model.named_modules(remove_duplicate=False)
 
 
 def _capture_stage(stage: StageSpec, model: nn.Module) -> OpGraph:
@@ -188,7 +193,8 @@ class _CallSites(TorchFunctionMode):
         self.held: dict[int, int] = {}
         self._number = 0
         self._made = WeakIdKeyDictionary()  # tensor -> number of the call that made it
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        # By attributes: torch puts a proxy, which shares them, in the place of a module with several paths.
+        self._paths = {id(vars(module)): path for path, module in model.named_modules()}
         self.module, self.class_name, self.function, self.operator = "", type(model).__name__, "forward", "(none)"
 
     def __torch_function__(
@@ -230,8 +236,8 @@ class _CallSites(TorchFunctionMode):
             ours = code.co_name == "forward" or not code.co_filename.startswith(_TORCH_ROOT)
             if ours and not code.co_name.startswith(("<", "__")):
                 names.append(code.co_name)
-                owner = frame.f_locals.get("self") if "self" in code.co_varnames[: code.co_argcount] else None
-                path = self._paths.get(id(owner))
+                owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+                path = self._paths.get(id(vars(owner))) if isinstance(owner, nn.Module) else None
                 if path is not None:
                     self.module, self.class_name, self.function = path, type(owner).__name__, _function(names)
                     return {"module": path, "function": self.function}
@@ -271,7 +277,9 @@ class _Reader:
         self._numbers: list[int] = []  # of each call
         self._model = model
         self._program = program
-        self._classes = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._classes = {path: type(module).__name__ for path, module in _all_paths(model)}
+        first = {id(module): path for path, module in model.named_modules()}
+        self._first_paths = {path: first[id(module)] for path, module in _all_paths(model)}
         self._tensors: list[TensorSpec] = []
         self._ids: dict[Node, Any] = {}  # node -> tensor id, or a tuple of them
         self._storages: dict[int, int] = {}
@@ -503,7 +511,9 @@ class _Reader:
                 path = ""
             counts[path] = _call_number(key)
         custom = node.meta.get("custom") or {}
-        path = str(custom.get("module", path))
+        found = str(custom.get("module", path))
+        if self._first_paths.get(path) != found:  # else the same module, under the path by which it was called
+            path = found
         parts = path.split(".") if path else []
         paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
         return tuple(

@@ -1,0 +1,206 @@
+"""Whole runs: the same bytes everywhere, totals that other programs find again, nothing heavy when warm."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsocr_graph import analyze_model
+from dsocr_graph.errors import OptionError
+from dsocr_graph.model_cache import ModelCache
+from dsocr_graph.models.registry import Variant
+from dsocr_graph.pipeline import command_line, compile_model
+
+Command = Callable[..., Any]
+ARTEFACTS = ["model.json", "report.json", "report.md", "modules.csv", "callgraph.graphml", "graph.onnx"]
+
+# A warm process that says at the end which heavy packages it has loaded.
+WARM = """
+import sys
+from dsocr_graph.cli import main
+status = main(sys.argv[1:])
+print("loaded", sorted({"torch", "transformers"} & set(sys.modules)))
+sys.exit(status)
+"""
+
+# modelmeter alone, with the compiler's packages out of reach: the run of report.json evaluated again.
+EVALUATE = """
+import json, sys
+sys.modules.update(dict.fromkeys(["torch", "transformers", "networkx", "dsocr_graph"]))
+from modelmeter.evaluate import evaluate
+from modelmeter.serialize import read_model
+from modelmeter.workload import StageRun, Workload, WorkloadItem
+report = json.load(open(sys.argv[2], encoding="utf-8"))
+items = [
+    WorkloadItem(name=item["name"], documents=item["documents"], facts=item["facts"],
+                 runs=tuple(StageRun(**run) for run in item["runs"]))
+    for item in report["items"]
+]
+workload = Workload(name=report["workload"], items=tuple(items), facts=report["workload_facts"])
+sys.stdout.write(evaluate(read_model(sys.argv[1]), workload).to_json())
+"""
+
+# The published model with a tiny configuration: two layers, captured in seconds.
+TINY = """
+import sys
+from dsocr_graph.models import registry
+from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
+registry._deepseek_ocr_config = lambda variant: DeepseekOCRConfig.tiny(num_hidden_layers=2)
+from dsocr_graph.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_cold_and_warm_runs_elsewhere_write_the_same_bytes(
+    standard_run: Any, python: Command, tmp_path: Path
+) -> None:
+    """Another process, directory, hash seed and a filled cache change no byte of the six artefacts; no torch is loaded.
+
+    The cold run had the hash seed 1, a relative output path and an empty cache.
+    """
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    settings = {"PYTHONHASHSEED": "4242", "DSOCR_GRAPH_CACHE": str(standard_run.cache), "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    result = python("-c", WARM, "analyze", "--out", tmp_path / "warm", cwd=elsewhere, **settings)
+    assert result.returncode == 0, result.stderr
+    assert "found in the cache" in result.stderr
+    assert result.stdout.splitlines()[-1] == "loaded []"
+    cold, warm = _bytes(standard_run.out), _bytes(tmp_path / "warm")
+    assert sorted(cold) == sorted(ARTEFACTS)
+    assert [name for name in ARTEFACTS if cold[name] != warm[name]] == []
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_two_cold_captures_write_the_same_bytes(python: Command, tmp_path: Path) -> None:
+    """Captures in two processes with other hash seeds and directories agree in every byte of all six artefacts."""
+    made: list[dict[str, bytes]] = []
+    for seed in ("0", "99"):
+        home = tmp_path / f"directory-{seed}"
+        home.mkdir()
+        result = python("-c", TINY, "analyze", "--no-cache", "--out", "out", cwd=home, PYTHONHASHSEED=seed)
+        assert result.returncode == 0, result.stderr
+        assert [path.name for path in home.iterdir()] == ["out"]
+        made.append(_bytes(home / "out"))
+    assert sorted(made[0]) == sorted(ARTEFACTS)
+    assert [name for name in ARTEFACTS if made[0][name] != made[1][name]] == []
+
+
+def test_artefacts_know_nothing_of_when_and_where_they_were_made(standard_run: Any, repo_root: Path) -> None:
+    """No artefact holds the path of the checkout, of the output or of the home directory."""
+    for name, content in _bytes(standard_run.out).items():
+        for place in (repo_root, standard_run.out, Path.home() / "."):
+            assert str(place).encode() + b"/" not in content, name
+
+
+def test_model_without_torch_gives_the_report(standard_run: Any, python: Command, tmp_path: Path) -> None:
+    """modelmeter alone, torch and networkx out of reach, evaluates model.json to the very text of report.json."""
+    paths = [standard_run.out / "model.json", standard_run.out / "report.json"]
+    result = python("-c", EVALUATE, *paths, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == paths[1].read_text(encoding="utf-8")
+
+
+def test_a_dozen_lines_recompute_the_totals(
+    standard_run: Any, python: Command, repo_root: Path, tmp_path: Path
+) -> None:
+    """json and eval over model.json, one decode step after the other, give report.json's FLOPs exactly and its bytes."""
+    script = repo_root / "tests" / "data" / "recompute_totals.py"
+    paths = [standard_run.out / "model.json", standard_run.out / "report.json"]
+    result = python("-I", "-S", script, *paths, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    total = json.loads(paths[1].read_text(encoding="utf-8"))["total"]["total"]
+    assert found["flops"] == total["flops"]
+    assert isinstance(found["flops"], int)
+    assert math.isclose(found["bytes"], total["bytes"], rel_tol=1e-9)
+
+
+def test_readme_shows_the_script_as_it_is_run(repo_root: Path) -> None:
+    """Every line of code of the script stands in modelmeter's README, and they are about a dozen."""
+    script = (repo_root / "tests" / "data" / "recompute_totals.py").read_text(encoding="utf-8")
+    readme = (repo_root / "extern" / "modelmeter" / "README.md").read_text(encoding="utf-8")
+    code = [line for line in script.splitlines() if line and not line.startswith(('"""', "import", "from"))]
+    assert len(code) <= 14
+    assert [line for line in code if line.partition("  # noqa")[0] not in readme] == []
+
+
+def test_totals_of_a_toy_are_those_worked_by_hand(
+    toy_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Capture to report on one page: the stages times their counts, every FLOP by hand.
+
+    A page of 640x640 in Tiny mode is one view of 512 with 8*9+1 = 73 image tokens; with the prompt's 10, S = 83. With
+    three new tokens there are two decode steps, at T = 83 and 84. The model, [.., 4] -> [.., 2], costs 2*4*2 = 16
+    FLOPs a row and 2 of relu:
+      vision_global  3*5 = 15 rows   prefill  1*83 rows   decode  83 + 84 = 167 rows   together 265 rows
+      products 265*16 = 4,240, elsewhere 265*2 = 530
+    """
+    toy_model()
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+    profile = tmp_path / "one.toml"
+    profile.write_text('mode = "Tiny"\nnew_tokens = 3\npages = [{name = "a", width = 640, height = 640}]\n')
+    analysis = analyze_model("toy", workload=profile)
+    cost = analysis.report.total.total.cost
+    assert (cost.matmul_flops, cost.vector_flops) == (4240, 530)
+    assert analysis.files == ()
+
+
+def test_without_out_nothing_is_written(
+    toy_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library call without `out` and cache leaves the working directory as it was."""
+    toy_model()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    analysis = analyze_model("toy", cache=False, progress=said.append)
+    assert analysis.model.name == "toy"
+    assert list(tmp_path.iterdir()) == []
+    assert said[0] == "building toy base1024-bf16-sdpa-grouped without weights"
+    assert said[-1] == "evaluating dsocr-standard-v1"
+
+
+def test_a_second_run_takes_the_model_from_the_cache(toy_model: Callable[..., Any], tmp_path: Path) -> None:
+    """The second compilation builds nothing and returns the same bytes; another variant is another entry."""
+    named = toy_model()
+    store = ModelCache(directory=tmp_path)
+    variant = Variant(base_size=1024, dtype="bf16", attention="sdpa")
+    said: list[str] = []
+    first = compile_model(named, variant, store=store)
+    again = compile_model(named, variant, store=store, progress=said.append)
+    assert again == first
+    assert said == ["compiled toy base1024-bf16-sdpa-grouped found in the cache"]
+    compile_model(named, Variant(base_size=640, dtype="bf16", attention="sdpa"), store=store, progress=said.append)
+    assert "building toy base640-bf16-sdpa-grouped without weights" in said
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_model_with_unclassified_calls_is_not_kept(toy_model: Callable[..., Any], tmp_path: Path) -> None:
+    """What --allow-unclassified lets through stays out of the cache: without the flag it is an error again."""
+    import torch
+
+    named = toy_model(torch.sinh)
+    variant = Variant(base_size=1024, dtype="bf16", attention="sdpa")
+    compile_model(named, variant, store=ModelCache(directory=tmp_path), allow_unclassified=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_come_from_one_place() -> None:
+    """A profile together with files is refused before anything is read."""
+    with pytest.raises(OptionError, match="from --workload or from --image and --pdf, not from both"):
+        analyze_model(workload="dsocr-standard-v1", pdf=["no-such.pdf"])
+
+
+def test_command_line_quotes_and_leaves_out() -> None:
+    """Flags repeat for lists, names get dashes, spaces are quoted, None and empty lists are left out."""
+    options = {"pdf": ["a.pdf", "b c.pdf"], "image": [], "new_tokens": 7, "device": None, "allow_unclassified": True}
+    assert command_line(options) == (
+        "python -m dsocr_graph.analyze --pdf a.pdf --pdf 'b c.pdf' --new-tokens 7 --allow-unclassified"
+    )
