@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        return options.run(options)
+        status: int = options.run(options)
+        sys.stdout.flush()  # a reader that went away shows here, not while the interpreter ends
+        return status
     except (DsocrGraphError, ModelMeterError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import attrs
 import pytest
 
+from dsocr_graph.ir import CapturedModel
 from dsocr_graph.models import registry
 from dsocr_graph.models.registry import NamedModel, Variant
 from dsocr_graph.models.stage_spec import StageSpec
@@ -72,6 +74,34 @@ def standard_run(python: Command, tmp_path_factory: pytest.TempPathFactory) -> S
             assert result.returncode == 0, result.stderr
             assert "capturing decode" in result.stderr  # a cold one
     return made
+
+
+@pytest.fixture(scope="session")
+def captured() -> Callable[..., CapturedModel]:
+    """Return a function that captures a module, or a function as the forward of one, on inputs on `meta`."""
+    import torch
+    from torch import nn
+
+    from dsocr_graph.tracing import capture
+
+    class Function(nn.Module):
+        def __init__(self, function: Callable[..., object]) -> None:
+            super().__init__()
+            self.function = function
+
+        def forward(self, *inputs: object) -> object:
+            """Call the function."""
+            return self.function(*inputs)
+
+    def capture_it(what: Callable[..., object], *inputs: object, stage: str = "forward", **options: Any) -> CapturedModel:
+        module = what if isinstance(what, nn.Module) else Function(what)
+        if module is not what and "dynamic_shapes" in options:
+            options["dynamic_shapes"] = (options["dynamic_shapes"],)  # those of *inputs
+        spec = StageSpec(name=stage, description="", module=module.eval(), inputs=inputs, **options)
+        with torch.device("meta"):
+            return capture(module, [spec], name="toy", variant={})
+
+    return capture_it
 
 
 @pytest.fixture(scope="session")

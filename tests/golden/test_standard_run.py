@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -53,7 +52,7 @@ def test_an_artefact_is_as_kept(name: str, kept: Path, remade: Mapping[str, str]
     moved = next((row for row, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
     if moved is None and len(before) != len(now):
         moved = min(len(before), len(now))
-    assert moved is None, os.linesep.join(
+    assert moved is None, "\n".join(
         (
             f"{name} differs from line {moved + 1} on:",
             f"  kept: {before[moved][:300] if moved < len(before) else '(end of file)'}",

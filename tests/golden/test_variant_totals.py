@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from modelmeter.evaluate import StageCost, evaluate_stage
-from modelmeter.model import AnalyticModel
+from modelmeter.model import COST_FIELDS, AnalyticModel, LeafCost
 from modelmeter.models.deepseek_ocr import MODEL
+from modelmeter.stored import stored
 
 KEPT = Path(__file__).parent / "totals"
 
@@ -88,8 +89,22 @@ def test_totals_are_as_kept(variant: str, update_golden: bool) -> None:
     kept = path.read_text(encoding="utf-8") if path.exists() else ""
     moved = difference(kept, now, f"{variant}.json")
     assert not moved, (
-        f"{moved}\n\nIf the numbers were meant to move, run `make golden ARGS=--update-golden` and say why in CHANGELOG.md"
+        f"{moved}\n\nIf the it was meant to, run `make golden ARGS=--update-golden`, and say why in CHANGELOG.md"
     )
+
+
+@pytest.mark.parametrize("variant", sorted(MODEL.variants))
+def test_kept_costs_are_what_the_layers_state(variant: str) -> None:
+    """The costs stored with a variant's leaves are those that the layers' formulas give now."""
+    moved = [
+        f"{leaf.id}: {name} was {before}, is {now}"
+        for leaf in MODEL.load(variant).leaves
+        for name, before, now in zip(
+            COST_FIELDS, leaf.cost.texts, LeafCost.of(leaf.layer, stored(leaf.fused_bytes)).texts, strict=True
+        )
+        if before != now
+    ]
+    assert not moved, "\n".join([*moved, "", "If they were meant to move, run `python graphs/make.py`"])
 
 
 def test_every_kept_total_is_of_a_shipped_variant() -> None:
