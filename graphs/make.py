@@ -37,7 +37,7 @@ def main() -> int:
         variant = Variant(base_size=mode_named(mode).base_size, dtype="bf16", attention=attention)
         compiled = compile_model(named, variant, store=ModelCache.default(), progress=print)
         (DATA / f"{name}.json.gz").write_bytes(compress(compiled.model_json.decode()))
-    return run_command(["analyze", "--device", "h200", "--out", str(HERE / named.name)])
+    return run_command(["analyze", "--out", str(HERE / named.name)])
 
 
 if __name__ == "__main__":

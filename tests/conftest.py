@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Manual scripts are run by hand; collecting them for doctests would import the whole program.
-collect_ignore = ["manual"]
+# Manual scripts, and the script that a test runs in a process, are no test files; doctests would import them.
+collect_ignore = ["manual", "data"]
 
 # Examples are the same in every run, and a slow shared machine fails no property.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

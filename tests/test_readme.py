@@ -88,7 +88,7 @@ def test_commands_of_the_readme_run(command: str, desk: Path) -> None:
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "dsocr_graph.analyze"]
     assert analyze(words[3:]) == 0
-    out = desk / (words[words.index("--out") + 1] if "--out" in words else "graphs/deepseek-ocr")
+    out = desk / (words[words.index("--out") + 1] if "--out" in words else "graphs/deepseek-ocr-custom")
     assert {path.name for path in out.iterdir()} == ARTEFACTS
     report = (out / "report.md").read_text(encoding="utf-8")
     assert all(word in report for word in words[3:] if word.startswith("--") and word != "--out")

@@ -12,7 +12,8 @@ from pathlib import Path
 from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
-_DEFAULT_OUT = Path("graphs")
+# Options with which an analysis is not the standard one, whose artefacts have a folder of their own.
+_CUSTOM = ("workload", "image", "pdf", "mode", "batch", "new_tokens", "dtype", "attention", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        # Generators of torch that the interruption cut short complain as they are thrown away.
+        sys.unraisablehook = lambda _: None
         print(f"{parser.prog}: interrupted; no artefact was changed", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -66,9 +69,18 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     pages.add_argument("--new-tokens", type=_integer, metavar="N", help="tokens generated per page")
     variant = parser.add_argument_group("variant")
     variant.add_argument("--dtype", help="bf16 or fp32")
-    variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
-    parser.add_argument("--device", help="add a datasheet roofline for this device; `dsocr-graph devices` lists them")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: graphs/MODEL)")
+    variant.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+    parser.add_argument(
+        "--device",
+        help="draw the datasheet roofline for this device (default: h200; none: no times); "
+        "`dsocr-graph devices` lists them",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: graphs/MODEL, with other pages or options graphs/MODEL-custom)",
+    )
     parser.add_argument(
         "--allow-unclassified", action="store_true", help="report operators without a lowering rule instead of failing"
     )
@@ -94,9 +106,10 @@ def _progress() -> Callable[[str], None]:
 
 def _analyze(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.console import to_console
-    from dsocr_graph.pipeline import analyze_model
+    from dsocr_graph.pipeline import DEFAULT_DEVICE, analyze_model
 
-    out: Path = options.out or _DEFAULT_OUT / options.model
+    custom = any(getattr(options, name) for name in _CUSTOM)
+    out: Path = options.out or Path("graphs") / (options.model + ("-custom" if custom else ""))
     analysis = analyze_model(
         options.model,
         workload=options.workload,
@@ -106,8 +119,8 @@ def _analyze(options: argparse.Namespace) -> int:
         batch=options.batch,
         new_tokens=options.new_tokens,
         dtype=options.dtype,
-        attention=options.attention,
-        device=options.device,
+        attention=options.attention or "sdpa",
+        device=None if options.device == "none" else options.device or DEFAULT_DEVICE,
         out=out,
         allow_unclassified=options.allow_unclassified,
         cache=options.cache,

@@ -30,6 +30,8 @@ from modelmeter.serialize import model_from_bytes
 
 Progress = Callable[[str], None]
 
+DEFAULT_DEVICE = "h200"
+
 
 @frozen(kw_only=True)
 class Analysis:
@@ -51,7 +53,7 @@ def analyze_model(
     new_tokens: int | None = None,
     dtype: str | None = None,
     attention: str = "sdpa",
-    device: str | None = None,
+    device: str | None = DEFAULT_DEVICE,
     out: str | Path | None = None,
     allow_unclassified: bool = False,
     cache: bool = True,
@@ -75,8 +77,8 @@ def analyze_model(
         "bf16" or "fp32".
     attention : str
         "sdpa", "eager" or "flash_attention_2", in the decoder.
-    device : str, optional
-        A device of modelmeter's table; adds a datasheet roofline.
+    device : str or None
+        A device of modelmeter's table, for a datasheet roofline; None leaves times out.
     out : str or Path, optional
         Directory for the artefacts; nothing is written without one.
     allow_unclassified : bool
@@ -125,7 +127,7 @@ def analyze_model(
             "new_tokens": new_tokens,
             "dtype": dtype,
             "attention": attention if attention != "sdpa" else None,
-            "device": device,
+            "device": None if device == DEFAULT_DEVICE else device or "none",
             "allow_unclassified": allow_unclassified or None,
         }
         files = write_artefacts(Path(out), _artefacts(compiled, analytic, report, command_line(options)))

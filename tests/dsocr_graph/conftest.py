@@ -93,7 +93,9 @@ def captured() -> Callable[..., CapturedModel]:
             """Call the function."""
             return self.function(*inputs)
 
-    def capture_it(what: Callable[..., object], *inputs: object, stage: str = "forward", **options: Any) -> CapturedModel:
+    def capture_it(
+        what: Callable[..., object], *inputs: object, stage: str = "forward", **options: Any
+    ) -> CapturedModel:
         module = what if isinstance(what, nn.Module) else Function(what)
         if module is not what and "dynamic_shapes" in options:
             options["dynamic_shapes"] = (options["dynamic_shapes"],)  # those of *inputs

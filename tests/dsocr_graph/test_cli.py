@@ -52,9 +52,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
 
 @pytest.fixture
-def refused(
-    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Refused:
+def refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
     """Return a runner of `analyze` that must refuse before it captures anything, and returns its message."""
     out = tmp_path / "earlier"
     files = _earlier(out)
@@ -109,9 +107,18 @@ def test_a_wrong_option_gives_one_message(refused: Refused, arguments: list[str]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('bathc = 2\npages = [{name = "a", width = 1, height = 1}]', "unknown workload key 'bathc'; did you mean 'batch'"),
-        ('pages = [{name = "a", width = 1, hieght = 1}]', "unknown key of a page with width 'hieght'; did you mean 'height'"),
-        ('pages = [{name = "a", width = -5, height = 1}]', "width in pixels of page 'a' is -5; expected .* 1 to 65,535"),
+        (
+            'bathc = 2\npages = [{name = "a", width = 1, height = 1}]',
+            "unknown workload key 'bathc'; did you mean 'batch'",
+        ),
+        (
+            'pages = [{name = "a", width = 1, hieght = 1}]',
+            "unknown key of a page with width 'hieght'; did you mean 'height'",
+        ),
+        (
+            'pages = [{name = "a", width = -5, height = 1}]',
+            "width in pixels of page 'a' is -5; expected .* 1 to 65,535",
+        ),
         ('pages = [{name = "a", width = 1, height = 70000}]', "height .* is 70,000; expected a whole number from 1 to"),
         ('pages = [{name = "a", width = 1e9, height = 1}]', r"width .* is 1000000000.0 \(float\)"),
         ("pages = []", "no pages"),
@@ -163,7 +170,7 @@ def _page_file(makers: ModuleType, kind: str) -> bytes:
     ],
 )
 def test_a_bad_file_gives_one_message(
-    refused: Refused, page_makers: ModuleType, tmp_path: Path, flag: str, name: str, kind: str, message: str
+    refused: Refused, page_makers: ModuleType, tmp_path: Path, *, flag: str, name: str, kind: str, message: str
 ) -> None:
     """The file is named with what is wrong and what to do."""
     path = tmp_path / name
@@ -209,10 +216,20 @@ def test_a_run_shows_progress_and_a_summary(toy: list[str], run: Command, tmp_pa
 def test_default_output_is_named_after_the_model(
     toy: list[str], run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without --out the artefacts go to graphs/MODEL of the working directory."""
+    """Without --out the standard run goes to graphs/MODEL, and pages of one's own leave that folder alone."""
     monkeypatch.chdir(tmp_path)
+    assert run("analyze", "--model", "toy")[0] == 0
+    standard = _bytes(tmp_path / "graphs" / "toy")
+    assert json.loads(standard["report.json"])["workload"] == "dsocr-standard-v1"
     assert run(*toy)[0] == 0
-    assert (tmp_path / "graphs" / "toy" / "report.json").is_file()
+    assert json.loads((tmp_path / "graphs" / "toy-custom" / "report.json").read_text())["workload"] == "page"
+    assert _bytes(tmp_path / "graphs" / "toy") == standard
+
+
+def test_device_none_leaves_times_out(toy: list[str], run: Command, tmp_path: Path) -> None:
+    """--device none reports work and bytes without a prediction."""
+    assert run(*toy, "--device", "none", "--out", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["prediction"] is None
 
 
 def test_a_device_adds_times(toy: list[str], run: Command, tmp_path: Path) -> None:
@@ -326,7 +343,9 @@ def test_an_unwritable_cache_is_said_with_the_way_out(
     monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "file"))
     status, out, err = run(*toy, "--out", tmp_path / "out")
     assert (status, out) == (2, "")
-    assert re.search(r"error: the cache directory .*file cannot be written .*DSOCR_GRAPH_CACHE, or pass --no-cache", err)
+    assert re.search(
+        r"error: the cache directory .*file cannot be written .*DSOCR_GRAPH_CACHE, or pass --no-cache", err
+    )
     assert not (tmp_path / "out").exists()
     assert run(*toy, "--out", tmp_path / "out", "--no-cache")[0] == 0
 
@@ -347,7 +366,7 @@ def test_300_pages_and_a_page_of_20000_pixels_work(
     )
     assert result.returncode == 0, result.stderr
     assert "found in the cache" in result.stderr
-    assert time.monotonic() - start < 20  # seconds; 2 on an idle machine
+    assert time.monotonic() - start < 60  # seconds; 2 on an idle machine
     items = json.loads((tmp_path / "out" / "report.json").read_text())["items"]
     sizes = [(item["facts"]["width"], item["facts"]["height"]) for item in items]
     assert sizes == [(20_000, 20_000)] + [(1190, 1684)] * 300
@@ -371,7 +390,7 @@ def test_ctrl_c_during_the_capture_leaves_everything_as_it_was(
     with process:
         assert process.stderr is not None
         assert any("capturing vision_global" in line for line in iter(process.stderr.readline, ""))
-        time.sleep(1)  # into the export itself
+        time.sleep(0.5)  # into the export itself
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130

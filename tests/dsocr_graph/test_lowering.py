@@ -120,6 +120,7 @@ CASES: list[tuple[str, Callable[..., object], tuple[Tensor, ...], int, int, int]
 )
 def test_cost_of_a_call(
     lowered: Lower,
+    *,
     op: str,
     function: Callable[..., object],
     inputs: tuple[Tensor, ...],
@@ -222,7 +223,7 @@ def test_allowed_unclassified_calls_keep_their_bytes(lowered: Lower) -> None:
     [
         (lambda x: torch.rand(3, 4, device="meta") * 1, 48),  # nothing read, 48 written
         (lambda x: x.swapaxes(0, 1), 96),  # a view without an entry: not known to be free, so not free
-        (lambda x: torch.frexp(x), 48 + 48 + 48),  # mantissas of 4 bytes and exponents of 4
+        (torch.frexp, 48 + 48 + 48),  # mantissas of 4 bytes and exponents of 4
     ],
 )
 def test_an_unclassified_call_is_never_zero_bytes(

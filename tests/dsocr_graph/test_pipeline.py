@@ -32,9 +32,11 @@ sys.exit(status)
 EVALUATE = """
 import json, sys
 sys.modules.update(dict.fromkeys(["torch", "transformers", "networkx", "dsocr_graph"]))
+from modelmeter import load_device
 from modelmeter.evaluate import evaluate
 from modelmeter.serialize import read_model
 from modelmeter.workload import StageRun, Workload, WorkloadItem
+from modelmeter import load_device
 report = json.load(open(sys.argv[2], encoding="utf-8"))
 items = [
     WorkloadItem(name=item["name"], documents=item["documents"], facts=item["facts"],
@@ -42,7 +44,8 @@ items = [
     for item in report["items"]
 ]
 workload = Workload(name=report["workload"], items=tuple(items), facts=report["workload_facts"])
-sys.stdout.write(evaluate(read_model(sys.argv[1]), workload).to_json())
+device = load_device(report["prediction"]["device"]["key"])
+sys.stdout.write(evaluate(read_model(sys.argv[1]), workload, device=device).to_json())
 """
 
 # The published model with a tiny configuration: two layers, captured in seconds.
@@ -60,16 +63,19 @@ def _bytes(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_cold_and_warm_runs_elsewhere_write_the_same_bytes(
-    standard_run: Any, python: Command, tmp_path: Path
-) -> None:
+def test_cold_and_warm_runs_elsewhere_write_the_same_bytes(standard_run: Any, python: Command, tmp_path: Path) -> None:
     """Another process, directory, hash seed and a filled cache change no byte of the six artefacts; no torch is loaded.
 
     The cold run had the hash seed 1, a relative output path and an empty cache.
     """
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    settings = {"PYTHONHASHSEED": "4242", "DSOCR_GRAPH_CACHE": str(standard_run.cache), "LC_ALL": "C", "TZ": "Asia/Tokyo"}
+    settings = {
+        "PYTHONHASHSEED": "4242",
+        "DSOCR_GRAPH_CACHE": str(standard_run.cache),
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+    }
     result = python("-c", WARM, "analyze", "--out", tmp_path / "warm", cwd=elsewhere, **settings)
     assert result.returncode == 0, result.stderr
     assert "found in the cache" in result.stderr
@@ -88,9 +94,14 @@ def test_two_cold_captures_write_the_same_bytes(
     for home in homes.values():
         home.mkdir()
     command = [sys.executable, "-c", TINY, "analyze", "--no-cache", "--out", "out"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     both = [  # at once: each keeps one core busy
-        subprocess.Popen(command, cwd=home, env=process_environment(PYTHONHASHSEED=seed, OMP_NUM_THREADS="1"), **quiet)
+        subprocess.Popen(
+            command,
+            cwd=home,
+            env=process_environment(PYTHONHASHSEED=seed, OMP_NUM_THREADS="1"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for seed, home in homes.items()
     ]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
@@ -118,7 +129,7 @@ def test_model_without_torch_gives_the_report(standard_run: Any, python: Command
 def test_a_dozen_lines_recompute_the_totals(
     standard_run: Any, python: Command, repo_root: Path, tmp_path: Path
 ) -> None:
-    """json and eval over model.json, one decode step after the other, give report.json's FLOPs exactly and its bytes."""
+    """json and eval over model.json, decode step by decode step, give report.json's FLOPs exactly and its bytes."""
     script = repo_root / "tests" / "data" / "recompute_totals.py"
     paths = [standard_run.out / "model.json", standard_run.out / "report.json"]
     result = python("-I", "-S", script, *paths, cwd=tmp_path)
@@ -212,3 +223,12 @@ def test_command_line_quotes_and_leaves_out() -> None:
     assert command_line(options) == (
         "python -m dsocr_graph.analyze --pdf a.pdf --pdf 'b c.pdf' --new-tokens 7 --allow-unclassified"
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["model.json", "report.json", "report.md", "modules.csv", "callgraph.graphml", "graph.onnx"]
+)
+def test_a_cold_standard_run_writes_the_kept_artefact(name: str, standard_run: Any, repo_root: Path) -> None:
+    """What is captured anew is what graphs/deepseek-ocr keeps, byte for byte; `python graphs/make.py` renews it."""
+    kept = repo_root / "graphs" / "deepseek-ocr" / name
+    assert (standard_run.out / name).read_bytes() == kept.read_bytes(), f"{kept} is out of date"

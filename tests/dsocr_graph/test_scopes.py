@@ -150,9 +150,18 @@ def test_edges_are_the_tensors_that_pass(grouped: Group) -> None:
         ("layers.0.down", "layers.0", 1, 48),
         ("layers.0.up", "layers.0.down", 1, 96),
     ]
-    down = graph.node("layers.0.down")
-    assert (down.fan_in, down.fan_out) == (1, 1)
-    assert (graph.node("layers.0.up").fan_in, graph.node("layers.0").fan_in) == (0, 1)
+    fans = {node.id: (node.fan_in, node.fan_out) for node in graph.nodes}
+    assert fans["layers.0.up"] == (0, 1)
+    assert fans["layers.0.down"] == (1, 1)
+    assert fans["layers.0"] == (0, 0)  # both ends of what passes lie inside
+
+
+def test_fans_count_the_nodes_on_the_other_side(grouped: Group) -> None:
+    """The sum of block 0 is read by block 1's up and by its sum: block 0 feeds two nodes, block 1 reads one."""
+    fans = {node.id: (node.fan_in, node.fan_out) for node in grouped(lambda: Stack(8, 16), (3, 4)).nodes}
+    assert fans["layers.0"] == (0, 2)
+    assert fans["layers.1"] == (1, 0)
+    assert fans["layers"] == fans[""] == (0, 0)
 
 
 def test_folded_edges_add_up(grouped: Group) -> None:

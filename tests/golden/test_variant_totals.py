@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelmeter.evaluate import StageCost, evaluate_stage
+from modelmeter.layers import Linear
 from modelmeter.model import COST_FIELDS, AnalyticModel, LeafCost
 from modelmeter.models.deepseek_ocr import MODEL
 from modelmeter.stored import stored
@@ -93,17 +94,32 @@ def test_totals_are_as_kept(variant: str, update_golden: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("variant", sorted(MODEL.variants))
-def test_kept_costs_are_what_the_layers_state(variant: str) -> None:
-    """The costs stored with a variant's leaves are those that the layers' formulas give now."""
-    moved = [
+def moved_costs(model: AnalyticModel) -> list[str]:
+    """Return a line per figure of a leaf that its layer's formulas no longer give."""
+    return [
         f"{leaf.id}: {name} was {before}, is {now}"
-        for leaf in MODEL.load(variant).leaves
+        for leaf in model.leaves
         for name, before, now in zip(
             COST_FIELDS, leaf.cost.texts, LeafCost.of(leaf.layer, stored(leaf.fused_bytes)).texts, strict=True
         )
         if before != now
     ]
+
+
+def test_a_changed_formula_moves_the_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A formula that changes is seen in every leaf whose layer has it, and in no other."""
+    model = MODEL.load()
+    lines = moved_costs(model)
+    monkeypatch.setattr(Linear, "matmul_flops", lambda layer: 7)
+    found = [line for line in moved_costs(model) if ": matmul_flops was" in line and line.endswith("is 7")]
+    assert lines == []
+    assert len(found) == sum(isinstance(leaf.layer, Linear) for leaf in model.leaves) > 0
+
+
+@pytest.mark.parametrize("variant", sorted(MODEL.variants))
+def test_kept_costs_are_what_the_layers_state(variant: str) -> None:
+    """The costs stored with a variant's leaves are those that the layers' formulas give now."""
+    moved = moved_costs(MODEL.load(variant))
     assert not moved, "\n".join([*moved, "", "If they were meant to move, run `python graphs/make.py`"])
 
 

@@ -201,7 +201,7 @@ def test_parameters_in_all(compile_stages: Any) -> None:
 
 
 def test_stages_read_the_weights_of_their_own_modules(compile_stages: Any) -> None:
-    """Decode reads the decoder, its embedding and the head; vision the encoders, without CLIP's own patch convolution."""
+    """Decode reads the decoder, its embedding and the head; vision the encoders without CLIP's own convolution."""
     stages = {
         stage.name: stage.weight_bytes
         for name in ("vision_global", "decode")
