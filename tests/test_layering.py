@@ -13,6 +13,7 @@ EXTERNAL: dict[str, tuple[str, ...]] = {
     "torch": (
         "dsocr_graph.models",
         "dsocr_graph.tracing",
+        "dsocr_graph.call_sites",
         "dsocr_graph.timing",
         "dsocr_graph.workloads.pixels",  # turns pages into the model's input tensors
     ),
@@ -27,6 +28,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.ir": 1,
     "dsocr_graph.models": 1,
     "dsocr_graph.workloads": 1,
+    "dsocr_graph.call_sites": 1,
     "dsocr_graph.tracing": 2,
     "dsocr_graph.scopes": 2,
     "dsocr_graph.lowering": 2,

@@ -17,7 +17,16 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.models.registry import NamedModel, Variant
 
 _CODE = {
-    "dsocr_graph": ("models", "lowering", "emit/onnx_graph.py", "ir.py", "tracing.py", "scopes.py", "liveness.py"),
+    "dsocr_graph": (
+        "models",
+        "lowering",
+        "emit/onnx_graph.py",
+        "ir.py",
+        "tracing.py",
+        "call_sites.py",
+        "scopes.py",
+        "liveness.py",
+    ),
     "modelmeter": ("layers", "categories.py", "dims.py", "dtypes.py", "model.py", "serialize.py", "stored.py"),
 }
 

@@ -168,9 +168,6 @@ def _deep(function: Callable[[Tensor], Tensor]) -> nn.Module:
     return nn.Sequential(nn.Identity(), Gate(function))
 
 
-@pytest.mark.xfail(
-    reason="torch's own _set_grad_enabled, called while the error unwinds, is taken for the model's last operator"
-)
 def test_a_branch_on_values_names_the_module(captured: Captured) -> None:
     """The operator that asks for the value is named with the module and class whose code runs it."""
     with pytest.raises(CaptureError, match=r"operator reached: __bool__ in module 1 \(Gate\), function "):

@@ -12,7 +12,7 @@ from dsocr_graph.ir import CapturedModel, OpCall, OpGraph, Role
 from dsocr_graph.liveness import peaks
 from dsocr_graph.lowering.category import category_of
 from dsocr_graph.lowering.fusion import fused_bytes
-from dsocr_graph.lowering.registry import Approximation, is_free, operands, rule_of
+from dsocr_graph.lowering.registry import Approximation, Unsupported, is_free, operands, rule_of
 from dsocr_graph.scopes import CallGraph, ScopedCall, call_signature
 from modelmeter.dims import LEGEND, Dim, to_text, total
 from modelmeter.dtypes import DType
@@ -101,8 +101,8 @@ def lower(
 
 def _lower_calls(captured: CapturedModel, *, allow_unclassified: bool) -> dict[str, dict[int, Lowered]]:
     """Lower every call of every stage; equal calls once."""
-    known: dict[Hashable, Lowered | None] = {}
-    missing: dict[str, list[OpCall]] = {}
+    known: dict[Hashable, Lowered] = {}
+    missing: dict[tuple[str, str], list[OpCall]] = {}  # by operator and reason
     result: dict[str, dict[int, Lowered]] = {}
     for graph in captured.graphs:
         stage = result.setdefault(graph.stage, {})
@@ -111,39 +111,41 @@ def _lower_calls(captured: CapturedModel, *, allow_unclassified: bool) -> dict[s
             if key not in known:
                 known[key] = _lower_call(call)
             item = known[key]
-            if item is None:
-                missing.setdefault(call.op, []).append(call)
-                item = Lowered(
-                    layer=Unclassified(
-                        op=call.op.partition("::")[2], reads=operands(call.reads), writes=operands(call.writes)
-                    ),
-                    exactness=Exactness.UNCLASSIFIED,
-                    note="no lowering rule: bytes of its tensors, no FLOPs",
-                )
+            if item.exactness is Exactness.UNCLASSIFIED:
+                missing.setdefault((call.op, item.note), []).append(call)
             stage[call.index] = item
     if missing and not allow_unclassified:
         raise MissingLoweringError(_missing_message(missing))
     return result
 
 
-def _missing_message(missing: Mapping[str, list[OpCall]]) -> str:
-    rows = [f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" for op, calls in sorted(missing.items())]
+_NO_RULE = "no lowering rule"
+
+
+def _missing_message(missing: Mapping[tuple[str, str], list[OpCall]]) -> str:
+    rows = [
+        f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" + ("" if reason == _NO_RULE else f": {reason}")
+        for (op, reason), calls in sorted(missing.items())
+    ]
+    count = len({op for op, _ in missing})
     return "\n".join(
         [
-            f"no lowering for {len(missing)} op{'s' if len(missing) > 1 else ''}:",
+            f"no lowering for {count} op{'s' if count > 1 else ''}:",
             *rows,
             "add @lowers(...) in dsocr_graph/lowering/, or run with --allow-unclassified to report them",
         ]
     )
 
 
-def _lower_call(call: OpCall) -> Lowered | None:
+def _lower_call(call: OpCall) -> Lowered:
     if is_free(call):
         return Lowered(layer=None, exactness=Exactness.EXACT)
     rule = rule_of(call.op)
-    if rule is None:
-        return None
-    made = rule(call)
+    made = rule(call) if rule is not None else Unsupported(reason=_NO_RULE)
+    if isinstance(made, Unsupported):  # its bytes are known, its FLOPs are not
+        op = call.op.partition("::")[2]
+        layer = Unclassified(op=op, reads=operands(call.reads), writes=operands(call.writes))
+        return Lowered(layer=layer, exactness=Exactness.UNCLASSIFIED, note=made.reason)
     if isinstance(made, Approximation):
         return Lowered(layer=made.layer, exactness=Exactness.APPROXIMATED, note=made.note)
     return Lowered(layer=made, exactness=Exactness.EXACT)

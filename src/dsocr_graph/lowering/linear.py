@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from dsocr_graph.errors import MissingLoweringError
 from dsocr_graph.ir import OpCall, TensorSpec
-from dsocr_graph.lowering.registry import Approximation, lowers
+from dsocr_graph.lowering.registry import Approximation, Unsupported, lowers
 from modelmeter.dims import Dim, experts_touched, product, simplify
 from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul
 
@@ -72,27 +71,20 @@ def matmul(call: OpCall) -> Matmul:
 
 
 @lowers("aten::einsum")
-def einsum(call: OpCall) -> Matmul:
+def einsum(call: OpCall) -> Matmul | Unsupported:
     """Contract two operands: batch, free and summed indices are read off the equation."""
     equation = str(call.value("equation"))
     tensors = call.tensor_list("tensors")
     left_of, _, out = equation.replace(" ", "").partition("->")
     terms = left_of.split(",")
     if len(tensors) != 2 or len(terms) != 2 or "." in equation or not out:
-        raise MissingLoweringError(
-            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: only two operands with an "
-            "explicit result and no ellipsis; write it as matmul or as several einsums"
-        )
+        return Unsupported(reason=f"{equation!r} is not two operands with an explicit result and no ellipsis")
     sizes: dict[str, Dim] = {}
     for term, tensor in zip(terms, tensors, strict=True):
         sizes.update(zip(term, tensor.shape, strict=True))
     first, second, result = set(terms[0]), set(terms[1]), set(out)
-
     if (first ^ second) - result:
-        raise MissingLoweringError(
-            f"no lowering for aten::einsum {equation!r} in {call.module or '(root)'}: an index of one operand is "
-            "summed alone; sum over it before the einsum"
-        )
+        return Unsupported(reason=f"{equation!r} sums an index of one operand alone")
 
     def extent(indices: set[str]) -> Dim:
         return product(sizes[index] for index in sorted(indices))

@@ -64,7 +64,6 @@ def _moved(call: OpCall, op: str | None = None) -> DataMovement:
     "aten::to",
     "aten::_to_copy",
     "aten::type_as",
-    "aten::float",
     "aten::clone",
 )
 def copy_if_needed(call: OpCall) -> DataMovement | None:

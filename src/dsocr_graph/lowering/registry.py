@@ -20,7 +20,14 @@ class Approximation:
     note: str
 
 
-Rule = Callable[[OpCall], BaseLayer | Approximation | None]
+@frozen(kw_only=True)
+class Unsupported:
+    """A call of a known operator in a form that its rule does not know: counts as missing."""
+
+    reason: str
+
+
+Rule = Callable[[OpCall], BaseLayer | Approximation | Unsupported | None]
 """Maps a call to its layer; None says that this call moves nothing."""
 
 _RULES: dict[str, Rule] = {}
@@ -124,6 +131,7 @@ __all__ = [
     "Approximation",
     "Exactness",
     "Rule",
+    "Unsupported",
     "free",
     "is_free",
     "known_operators",
