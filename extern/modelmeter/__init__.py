@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelmeter import devices, errors, layers, units
+    from modelmeter import devices, errors, evaluate, layers, predict, reports, units, workload
     from modelmeter.devices import DeviceSpec, available_devices, load_device
     from modelmeter.model import AnalyticModel
     from modelmeter.registry import available, load
@@ -23,13 +23,17 @@ __all__ = [
     "available_devices",
     "devices",
     "errors",
+    "evaluate",
     "layers",
     "load",
     "load_device",
+    "predict",
+    "reports",
     "units",
+    "workload",
 ]
 
-_SUBMODULES = ("devices", "errors", "layers", "units")
+_SUBMODULES = ("devices", "errors", "evaluate", "layers", "predict", "reports", "units", "workload")
 _HOME = {
     "AnalyticModel": "modelmeter.model",
     "DeviceSpec": "modelmeter.devices",
