@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import sympy
 
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, parse, to_text
+from modelmeter.dtypes import DType
 from modelmeter.errors import ModelMeterError
 from modelmeter.json_text import dump_json, load_document, reasons, register_plain
 from modelmeter.layers import LAYERS
@@ -132,6 +134,21 @@ def _check_references(model: AnalyticModel, source: str) -> None:
     for node in model.modules:
         if node.parent is not None and node.parent not in modules:
             raise ModelFileError(f"{source} is no model: module {node.id!r} has no parent {node.parent!r}")
+    named: tuple[tuple[str, list[str]], ...] = (
+        ("stage", [stage.name for stage in model.stages]),
+        ("module", [node.id for node in model.modules]),
+        ("leaf", [f"{leaf.id} in {leaf.stage}" for leaf in model.leaves]),
+    )
+    for kind, names in named:
+        if len(set(names)) != len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise ModelFileError(f"{source} is no model: it has two {kind} records for {twice!r}")
+    for edge in model.edges:
+        if not {edge.source, edge.target} <= modules or edge.stage not in stages:
+            raise ModelFileError(
+                f"{source} is no model: an edge of stage {edge.stage!r} from {edge.source!r} to {edge.target!r} "
+                "names what the file does not have"
+            )
     for record in (*model.leaves, *model.free):
         if record.module not in modules or record.stage not in stages:
             raise ModelFileError(
@@ -195,6 +212,9 @@ def _leaf_to_json(leaf: Leaf) -> dict[str, Any]:
     return document
 
 
+_DTYPES = frozenset(dtype.value for dtype in DType)
+
+
 def _leaf_from_json(document: object, _kind: object) -> Leaf:
     """Read a leaf by hand: there are thousands, and their layers and expressions wait until they are asked for."""
     if not isinstance(document, dict) or document.keys() != _LEAF_KEYS:
@@ -210,8 +230,14 @@ def _leaf_from_json(document: object, _kind: object) -> Leaf:
         raise ValueError(f"leaf {name!r} has a layer of unknown type {kind!r}; known are {sorted(LAYERS)}")
     if not isinstance(cost, dict) or cost.keys() != set(COST_FIELDS):
         raise ValueError(f"leaf {name!r}: its cost must have the keys {list(COST_FIELDS)}")
-    if type(document["calls"]) is not int:
-        raise ValueError(f"leaf {name!r}: calls is {document['calls']!r}, not an integer")
+    if type(document["calls"]) is not int or document["calls"] < 1:
+        raise ValueError(f"leaf {name!r}: calls is {document['calls']!r}, not a positive integer")
+    dtype = layer.get("dtype")
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"leaf {name!r} has dtype {dtype!r}; known are {', '.join(sorted(_DTYPES))}")
+    negative = [key for key, value in cost.items() if isinstance(value, int | float) and value < 0]
+    if negative:
+        raise ValueError(f"leaf {name!r}: {', '.join(negative)} must not be negative")
     fused_bytes = _stored_from_json(cost["fused_bytes"])
     return Leaf(
         id=name,

@@ -108,7 +108,7 @@ def _analyze(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.console import to_console
     from dsocr_graph.pipeline import DEFAULT_DEVICE, analyze_model
 
-    custom = any(getattr(options, name) for name in _CUSTOM)
+    custom = any(getattr(options, name) not in (None, []) for name in _CUSTOM)
     out: Path = options.out or Path("graphs") / (options.model + ("-custom" if custom else ""))
     analysis = analyze_model(
         options.model,
@@ -119,8 +119,8 @@ def _analyze(options: argparse.Namespace) -> int:
         batch=options.batch,
         new_tokens=options.new_tokens,
         dtype=options.dtype,
-        attention=options.attention or "sdpa",
-        device=None if options.device == "none" else options.device or DEFAULT_DEVICE,
+        attention="sdpa" if options.attention is None else options.attention,
+        device=None if options.device == "none" else DEFAULT_DEVICE if options.device is None else options.device,
         out=out,
         allow_unclassified=options.allow_unclassified,
         cache=options.cache,

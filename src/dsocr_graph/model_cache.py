@@ -18,6 +18,7 @@ from dsocr_graph.models.registry import NamedModel, Variant
 
 _CODE = {
     "dsocr_graph": (
+        "__init__.py",
         "models",
         "lowering",
         "emit/onnx_graph.py",

@@ -119,9 +119,9 @@ def analyze_model(
         progress(f"writing {out}")
         options = {
             "model": model if model != "deepseek-ocr" else None,
-            "workload": workload,
-            "image": image,
-            "pdf": pdf,
+            "workload": Path(workload).name if workload is not None else None,
+            "image": [Path(path).name for path in image],
+            "pdf": [Path(path).name for path in pdf],
             "mode": mode,
             "batch": batch,
             "new_tokens": new_tokens,
@@ -157,7 +157,10 @@ def compile_model(
     progress(f"building {named.name} {variant.name} without weights")
     compiled = _compile(named, variant, allow_unclassified=allow_unclassified, progress=progress)
     if not allow_unclassified:
-        store.store(key, compiled)
+        try:
+            store.store(key, compiled)
+        except OptionError as error:
+            progress(f"not cached: {error}")
     return compiled
 
 

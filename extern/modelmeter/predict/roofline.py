@@ -28,7 +28,7 @@ class Roofline:
     """Time of a leaf: the largest of matrix work, vector work and traffic over their peaks.
 
     ``max(tensor_core_flops / matrix peak, cuda_core_flops / fp32 vector peak, bytes / bandwidth)`` for each
-    execution, so a lower bound for kernels that run one after the other. Launches, host work and achievable
+    execution, for kernels that run one after the other with nothing in the caches. Launches, host work and achievable
     fractions of the peaks are left out; all vector work is taken at the fp32 rate.
 
     Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.

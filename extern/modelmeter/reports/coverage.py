@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from attrs import evolve
 
 from modelmeter.binding import Binding
+from modelmeter.dims import fewest_routing, most_routing
 from modelmeter.model import AnalyticModel, Exactness, Leaf
 from modelmeter.reports.report import Approximation, Coverage, Share, UnclassifiedOp
 from modelmeter.workload import StageRun
@@ -19,6 +20,13 @@ def coverage_of(model: AnalyticModel, run: StageRun, binding: Binding) -> Covera
     unclassified: list[UnclassifiedOp] = []
     for leaf in model.leaves_by_stage[run.stage]:
         share = _share(leaf, binding)
+        if leaf.exactness is Exactness.EXACT and _depends_on_routing(leaf, binding):
+            moved = Share(calls=share.calls, bytes=share.bytes)
+            shares[Exactness.APPROXIMATED] = _add(shares[Exactness.APPROXIMATED], moved)
+            approximations.append(
+                Approximation(op=leaf.op, note=_ROUTED, calls=moved.calls, flops=0, bytes=moved.bytes)
+            )
+            share = Share(flops=share.flops)  # its FLOPs do not depend on the experts chosen
         shares[leaf.exactness] = _add(shares[leaf.exactness], share)
         if leaf.exactness is Exactness.APPROXIMATED:
             approximations.append(
@@ -37,6 +45,18 @@ def coverage_of(model: AnalyticModel, run: StageRun, binding: Binding) -> Covera
         approximations=_merge_approximations(approximations),
         unclassified_ops=_merge_unclassified(unclassified),
     )
+
+
+_ROUTED = "bytes are the expectation for the assumed choice of experts; FLOPs are exact"
+
+
+def _depends_on_routing(leaf: Leaf, binding: Binding) -> bool:
+    """Whether the bytes of a leaf differ between the bounds of what a router may choose, at these sizes."""
+    text = leaf.cost.bytes.text
+    if "distinct_experts" not in text:
+        return False
+    fewest, most = (evolve(binding, routing=routing) for routing in (fewest_routing, most_routing))
+    return fewest.sum(text) != most.sum(text)
 
 
 def _share(leaf: Leaf, binding: Binding) -> Share:

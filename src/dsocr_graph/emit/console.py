@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from dsocr_graph.emit.markdown_memory import missing_memory
+from dsocr_graph.emit.markdown_table import shares
 from modelmeter import units
 from modelmeter.costs import Amount
 from modelmeter.reports import Report
@@ -35,11 +37,13 @@ def to_console(report: Report) -> str:
     if total.time is not None and report.prediction is not None:
         lines.append(
             f"  time       {units.format_seconds(total.time.seconds)} by {report.prediction.method} "
-            f"on {report.prediction.device.name}: a lower bound, no prediction"
+            f"on {report.prediction.device.name}: no prediction"
         )
-    lines += ["", *_table("by stage", report.total.stages, total)]
-    lines += ["", *_table("by component", report.total.components, total)]
-    lines += ["", *_table("by category", {key.value: value for key, value in report.total.categories.items()}, total)]
+    if (short := missing_memory(report)) is not None:
+        lines.append(f"  DOES NOT FIT: {short}")
+    lines += ["", *_table("by stage", report.total.stages)]
+    lines += ["", *_table("by component", report.total.components)]
+    lines += ["", *_table("by category", {key.value: value for key, value in report.total.categories.items()})]
     covered = report.coverage
     lines += [
         "",
@@ -49,18 +53,15 @@ def to_console(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _table(title: str, rows: Mapping[str, Amount], total: Amount) -> Iterable[str]:
+def _table(title: str, rows: Mapping[str, Amount]) -> Iterable[str]:
     """Yield one line per row, largest traffic first."""
-    yield f"  {title:<24} {'FLOPs':>12} {'share':>6} {'bytes':>12} {'share':>6}"
+    yield f"  {title:<24} {'FLOPs':>12} {'share':>7} {'bytes':>12} {'share':>7}"
     ordered = sorted(rows.items(), key=lambda row: (-row[1].cost.bytes, row[0]))
-    for name, amount in ordered:
+    flops = shares([amount.cost.flops for _, amount in ordered])
+    moved = shares([amount.cost.bytes for _, amount in ordered])
+    for (name, amount), of_flops, of_bytes in zip(ordered, flops, moved, strict=True):
         cost = amount.cost
         yield (
-            f"  {name or '(root)':<24} {units.format_flops(cost.flops):>12} "
-            f"{_share(cost.flops, total.cost.flops):>6} {units.format_bytes(cost.bytes):>12} "
-            f"{_share(cost.bytes, total.cost.bytes):>6}"
+            f"  {name or '(root)':<24} {units.format_flops(cost.flops):>12} {of_flops:>7} "
+            f"{units.format_bytes(cost.bytes):>12} {of_bytes:>7}"
         )
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "-"

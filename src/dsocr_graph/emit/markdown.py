@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dsocr_graph.emit.markdown_memory import memory_sections
+from dsocr_graph.emit.markdown_memory import memory_sections, missing_memory
 from dsocr_graph.emit.markdown_notes import note_sections
 from dsocr_graph.emit.markdown_table import code, share, shares, table
 from modelmeter import AnalyticModel
@@ -80,11 +80,12 @@ def _head(report: Report) -> Iterable[str]:
         device = report.prediction.device
         time_stage = _largest(report.total.stages, _seconds)
         text += (
-            f" On {device.name} that is at least **{format_seconds(total.time.seconds)}** "
-            f"({report.prediction.method}), "
+            f" On {device.name} that is **{format_seconds(total.time.seconds)}** by a {report.prediction.method}, "
             f"{format_seconds(total.time.seconds / report.documents)} per document, "
             f"most of it in {_named(time_stage, report.total.stages, total, _seconds)}."
         )
+    if (short := missing_memory(report)) is not None:
+        text += f" **The run does not fit: {short}.**"
     yield text
     yield (
         f"The model has {format_count(report.model.parameters)} parameters ({report.model.parameters:,}), "
@@ -200,7 +201,8 @@ def _where(model: AnalyticModel, report: Report) -> Iterable[str]:
         yield (
             f"Times are a {report.prediction.method}, with {report.prediction.traffic} traffic on {device.name}: "
             f"dense matrix peaks {peaks}; vector units {format_flop_rate(device.vector_flops_per_second)}; memory "
-            f"{format_bytes(device.bytes_per_second)}/s. They are lower bounds, no predictions."
+            f"{format_bytes(device.bytes_per_second)}/s. They leave out the host and what kernels "
+            "lose against peak: no predictions."
         )
     yield "### By stage"
     descriptions = {stage.name: stage.description for stage in model.stages}

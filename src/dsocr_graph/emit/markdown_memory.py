@@ -49,10 +49,20 @@ def memory_sections(report: Report) -> Iterable[str]:
             ["**peak of the run**", format_bytes(memory.peak_bytes)],
         ],
     )
+    if (short := missing_memory(report)) is not None:
+        yield f"**The run does not fit**: {short}."
     if memory.decided_by == "load":
         yield "Loading decides: the published script loads in fp32 and casts afterwards."
     else:
         yield f"The stage {memory.decided_by} decides."
+
+
+def missing_memory(report: Report) -> str | None:
+    """Return what a run lacks in memory on the report's device, or None where it fits or no device is given."""
+    if report.prediction is None or report.memory.peak_bytes <= report.prediction.device.memory_bytes:
+        return None
+    device = report.prediction.device
+    return f"it needs {format_bytes(report.memory.peak_bytes)}, {device.name} has {format_bytes(device.memory_bytes)}"
 
 
 def _sizes(stage: StageMemory) -> str:

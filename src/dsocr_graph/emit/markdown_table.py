@@ -28,7 +28,7 @@ def table(header: Row, rows: Sequence[Row], *, left: int = 1) -> str:
     | prefill | 4.60 TFLOP |
     | a\|b    |          - |
     """
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     aligned = [
         [

@@ -4,7 +4,7 @@
     python tests/manual/deepseek_ocr/manual_deepseek_ocr_performance_report.py --batches 1 8 64 --out reports
 
 The first run captures each mode that no earlier one did, half a minute per mode; later runs take seconds. With --out
-each analysis also writes its artefacts, into OUT/MODE-batch-N. Times are a datasheet roofline: lower bounds.
+each analysis also writes its artefacts, into OUT/MODE-batch-N. Times are a datasheet roofline, no prediction.
 """
 
 from __future__ import annotations
