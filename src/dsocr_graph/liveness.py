@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import sympy
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dsocr_graph.ir import OpGraph, Role, TensorSpec
 from modelmeter.dims import Dim, bind, shifted_terms, total
@@ -76,9 +76,7 @@ def _replaced_together(
 
 
 def _as_role(tensor: TensorSpec, cached: bool) -> TensorSpec:
-    import attrs
-
-    return attrs.evolve(tensor, role=Role.KV_CACHE) if cached else tensor
+    return evolve(tensor, role=Role.KV_CACHE) if cached else tensor
 
 
 def peaks(graph: OpGraph, name_of: Callable[[str], str]) -> tuple[PeakPoint, ...]:

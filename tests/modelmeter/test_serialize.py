@@ -79,11 +79,9 @@ def test_cost_in_the_file_is_what_the_layer_states(toy: ModuleType) -> None:
         assert leaf.cost == stated, leaf.id
 
 
-@pytest.mark.parametrize("variant", sorted(MODEL.variants) or [None])
-def test_shipped_models_keep_the_law(variant: str | None) -> None:
+@pytest.mark.parametrize("variant", ["tiny", "small", "base", "large", "gundam", "gundam-eager"])
+def test_shipped_models_keep_the_law(variant: str) -> None:
     """Shipped models are valid, and their costs are those their layers state."""
-    if variant is None:
-        pytest.skip("no model data is shipped yet")
     model = MODEL.load(variant)
     jsonschema.validate(json.loads(model_to_json(model)), read_schema("model"))
     for leaf in model.leaves:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from attrs import frozen
 
 from dsocr_graph.ir import OpCall, TensorSpec
-from modelmeter.dims import Dim
-from modelmeter.layers import BaseLayer, Operand
-from modelmeter.model import Exactness
+from modelmeter.dims import Dim, product
+from modelmeter.layers import BaseLayer, Elementwise, Operand
 
 
 @frozen(kw_only=True)
@@ -107,8 +106,6 @@ def operands(tensors: Iterable[TensorSpec]) -> tuple[Operand, ...]:
 
 def pointwise(call: OpCall, *, flops_per_element: int) -> BaseLayer:
     """Return the layer of a call that computes each element of its result from one element per operand."""
-    from modelmeter.layers import Elementwise
-
     results = call.writes
     return Elementwise(
         op=call.op.partition("::")[2],
@@ -122,14 +119,11 @@ def pointwise(call: OpCall, *, flops_per_element: int) -> BaseLayer:
 
 def rows_of(tensor: TensorSpec, axes: int) -> Dim:
     """Return the product of all but the last `axes` axes."""
-    from modelmeter.dims import product
-
     return product(tensor.shape[: len(tensor.shape) - axes])
 
 
 __all__ = [
     "Approximation",
-    "Exactness",
     "Rule",
     "Unsupported",
     "free",
