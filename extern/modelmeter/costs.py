@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from attrs import fields, frozen
+import numpy as np
+from attrs import field, fields, frozen
 
 Number = int | float
+Draws = np.ndarray[Any, np.dtype[np.float64]]
+"""Seconds of one figure in each of some sampled runs; draw i of every figure is of the same run."""
 
 
 @frozen(kw_only=True)
@@ -59,48 +62,82 @@ COST_NAMES = tuple(attribute.name for attribute in fields(Cost))
 
 @frozen(kw_only=True)
 class Time:
-    """Predicted seconds, split by what bounds the work.
+    """Predicted seconds, split by what bounds the work, with an interval where the prediction has one.
 
     Examples
     --------
     >>> time = Time(matrix_units=1.0, memory=3.0)
-    >>> time.seconds, time.bound_by
-    (4.0, 'memory')
+    >>> time.seconds, time.bound_by, time.p10
+    (4.0, 'memory', None)
     """
 
     matrix_units: float = 0.0  # seconds of work that matrix units bound
     vector_units: float = 0.0  # seconds of work that vector units bound
     memory: float = 0.0  # seconds of work that memory bandwidth bounds
+    host: float = 0.0  # seconds that the device waits for the host
+    draws: Draws | None = field(default=None, eq=False, repr=False)  # seconds in sampled runs; None: no interval
+    interval: tuple[float, float] | None = field(default=None, eq=False)  # p10 and p90 as a file has them
 
     @property
     def seconds(self) -> float:
         """All seconds."""
-        return self.matrix_units + self.vector_units + self.memory
+        return self.matrix_units + self.vector_units + self.memory + self.host
 
     @property
     def bound_by(self) -> str:
-        """What bounds most of the time: "matrix units", "vector units" or "memory"."""
-        parts = {"matrix units": self.matrix_units, "vector units": self.vector_units, "memory": self.memory}
-        return max(parts, key=lambda name: parts[name])
+        """What bounds most of the time: "matrix units", "vector units", "memory" or "host"."""
+        return max(TIME_NAMES, key=lambda name: getattr(self, name)).replace("_", " ")
+
+    @property
+    def p10(self) -> float | None:
+        """Seconds that nine of ten runs exceed."""
+        return self._quantile(0)
+
+    @property
+    def p90(self) -> float | None:
+        """Seconds that one of ten runs exceeds."""
+        return self._quantile(1)
+
+    def _quantile(self, end: int) -> float | None:
+        if self.draws is not None:
+            return float(np.quantile(self.draws, (0.1, 0.9)[end]))
+        return None if self.interval is None else self.interval[end]
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
-            matrix_units=self.matrix_units + other.matrix_units,
-            vector_units=self.vector_units + other.vector_units,
-            memory=self.memory + other.memory,
+            **{name: getattr(self, name) + getattr(other, name) for name in TIME_NAMES},
+            draws=_sum_of_draws(self, other),
+            interval=_sum_of_intervals(self, other),
         )
 
     def __mul__(self, factor: float) -> Self:
         return type(self)(
-            matrix_units=self.matrix_units * factor,
-            vector_units=self.vector_units * factor,
-            memory=self.memory * factor,
+            **{name: getattr(self, name) * factor for name in TIME_NAMES},
+            draws=None if self.draws is None else self.draws * factor,
+            interval=None if self.interval is None else (self.interval[0] * factor, self.interval[1] * factor),
         )
 
     __rmul__ = __mul__
 
 
-TIME_NAMES = tuple(attribute.name for attribute in fields(Time))
+TIME_NAMES = ("matrix_units", "vector_units", "memory", "host")
+
+
+def _sum_of_draws(left: Time, right: Time) -> Draws | None:
+    """Add run by run; a part without draws is taken as certain."""
+    if left.draws is None and right.draws is None:
+        return None
+    return (left.seconds if left.draws is None else left.draws) + (
+        right.seconds if right.draws is None else right.draws
+    )
+
+
+def _sum_of_intervals(left: Time, right: Time) -> tuple[float, float] | None:
+    """Add ends: as if the parts erred together, the widest sum that two intervals can have."""
+    if left.interval is None and right.interval is None:
+        return None
+    one, two = left.interval or (left.seconds, left.seconds), right.interval or (right.seconds, right.seconds)
+    return (one[0] + two[0], one[1] + two[1])
 
 
 @frozen(kw_only=True)

@@ -12,20 +12,19 @@ from modelmeter.categories import Category
 from modelmeter.costs import Amount, Cost, Number, Time
 from modelmeter.devices import DeviceSpec
 from modelmeter.dims import Routing, uniform_routing
-from modelmeter.errors import DimError, UnboundDimError, UnknownNameError
+from modelmeter.errors import DimError, ModelMeterError, UnboundDimError, UnknownNameError
 from modelmeter.model import AnalyticModel, Stage
-from modelmeter.predict.roofline import LABEL, Roofline
+from modelmeter.predict.roofline import Roofline
+from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.coverage import coverage_of, sum_coverage
 from modelmeter.reports.expert_routing import moe_reports
 from modelmeter.reports.memory import largest_by_stage, run_memory, stage_memory
 from modelmeter.reports.report import (
     Breakdown,
     Coverage,
-    DeviceFacts,
     ItemReport,
     ModelFacts,
     ModuleAmount,
-    PredictionFacts,
     Report,
     StageMemory,
 )
@@ -44,6 +43,10 @@ from modelmeter.workload import StageRun, Workload
 
 class UnknownStageError(UnknownNameError):
     """A stage that the model does not have."""
+
+
+class EvaluationError(ModelMeterError, ValueError):
+    """Arguments of an evaluation that do not go together."""
 
 
 class UnboundStageDimError(UnboundDimError):
@@ -103,6 +106,7 @@ def evaluate_stage(
     count: int = 1,
     sweep: str | None = None,
     device: DeviceSpec | None = None,
+    time_model: TimeModel | None = None,
     routing: Routing = uniform_routing,
     fused: bool = False,
     **bindings: int,
@@ -121,6 +125,8 @@ def evaluate_stage(
         A dim that grows by one with each execution, from its given size on.
     device : DeviceSpec or None
         With a device, amounts carry a roofline time.
+    time_model : TimeModel or None
+        Predicts the times instead, such as `modelmeter.predict.Calibrated`.
     routing : Routing
         How many distinct experts some tokens touch.
     fused : bool
@@ -140,9 +146,9 @@ def evaluate_stage(
     unknown = sorted(bindings.keys() - model.dims.keys() - {dim for each in model.stages for dim in each.dims})
     if unknown:
         raise DimError(f"{model.name} has no dim {', '.join(unknown)}; its dims are {', '.join(sorted(model.dims))}")
-    roofline = None if device is None else Roofline(device=device, fused=fused)
+    clock = _clock(device, time_model, fused=fused)
     run = StageRun(stage=stage, count=count, bindings=bindings, sweep=sweep)
-    return _run_cost(model, run, where=f"stage {stage!r}", item="", roofline=roofline, routing=routing)
+    return _run_cost(model, run, where=f"stage {stage!r}", item="", clock=clock, routing=routing)
 
 
 def evaluate(
@@ -150,6 +156,7 @@ def evaluate(
     workload: Workload,
     *,
     device: DeviceSpec | None = None,
+    time_model: TimeModel | None = None,
     routing: Routing = uniform_routing,
     fused: bool = False,
 ) -> Report:
@@ -166,6 +173,8 @@ def evaluate(
         What runs how often at which sizes.
     device : DeviceSpec or None
         With a device, amounts carry a roofline time (`modelmeter.predict.LABEL`).
+    time_model : TimeModel or None
+        Predicts the times instead, such as `modelmeter.predict.Calibrated`.
     routing : Routing
         How many distinct experts some tokens touch: `uniform_routing`, `fewest_routing`, `most_routing` of
         `modelmeter.dims`, or any function of (experts, experts per token, tokens).
@@ -179,7 +188,7 @@ def evaluate(
     UnboundStageDimError
         When a run gives no size for a dim of its stage.
     """
-    roofline = None if device is None else Roofline(device=device, fused=fused)
+    clock = _clock(device, time_model, fused=fused)
     costs: dict[object, StageCost] = {}
     splits: dict[object, Breakdown] = {}
     items: list[ItemReport] = []
@@ -190,7 +199,7 @@ def evaluate(
         for key, run in zip(keys, item.runs, strict=True):
             if key not in costs:
                 where = f"stage {run.stage!r} of {item.name!r} in workload {workload.name!r}"
-                costs[key] = _run_cost(model, run, where=where, item=item.name, roofline=roofline, routing=routing)
+                costs[key] = _run_cost(model, run, where=where, item=item.name, clock=clock, routing=routing)
         runs = [costs[key] for key in keys]
         all_costs += runs
         if keys not in splits:
@@ -215,7 +224,7 @@ def evaluate(
         workload=workload.name,
         workload_facts=workload.facts,
         routing=getattr(routing, "__name__", type(routing).__name__),
-        prediction=None if roofline is None else _prediction_facts(roofline),
+        prediction=None if clock is None else clock.facts,
         total=total,
         module_stages={part.stage: module_amounts(model, own_by_module(part.cells)) for part in stages},
         idle_modules={
@@ -233,7 +242,7 @@ def _cells_of(costs: Iterable[StageCost]) -> list[StageCells]:
 
 
 def _run_cost(
-    model: AnalyticModel, run: StageRun, *, where: str, item: str, roofline: Roofline | None, routing: Routing
+    model: AnalyticModel, run: StageRun, *, where: str, item: str, clock: TimeModel | None, routing: Routing
 ) -> StageCost:
     stage = next((stage for stage in model.stages if stage.name == run.stage), None)
     if stage is None:
@@ -244,16 +253,20 @@ def _run_cost(
         raise UnboundStageDimError(stage, where, run.bindings)
     binding = Binding(bindings=run.bindings, count=run.count, sweep=run.sweep, routing=routing)
     sums: dict[tuple[str, Category], list[Number]] = {}
-    times: dict[tuple[str, Category], Time] = {}
     for leaf in model.leaves_by_stage[run.stage]:
         key = (leaf.module, leaf.category)
         calls = leaf.calls
         numbers = [calls * run.count, *(calls * binding.sum(text) for text in leaf.cost.texts)]
         held = sums.get(key)
         sums[key] = numbers if held is None else [a + b for a, b in zip(held, numbers, strict=True)]
-        if roofline is not None:
-            times[key] = times.get(key, Time()) + roofline.time(leaf, binding) * calls
-    cells = {key: Amount(cost=_cost(numbers), time=times.get(key)) for key, numbers in sums.items()}
+    cells = {key: Amount(cost=_cost(numbers)) for key, numbers in sums.items()}
+    if clock is not None:
+        times = clock.times(model, run, binding)
+        none = Cost()
+        cells = {
+            key: Amount(cost=cells[key].cost if key in cells else none, time=times.get(key, Time()))
+            for key in dict.fromkeys((*cells, *times))
+        }
     return StageCost(
         stage=run.stage,
         bindings=run.bindings,
@@ -294,17 +307,7 @@ def _model_facts(model: AnalyticModel) -> ModelFacts:
     )
 
 
-def _prediction_facts(roofline: Roofline) -> PredictionFacts:
-    device = roofline.device
-    return PredictionFacts(
-        method=LABEL,
-        traffic="fused" if roofline.fused else "unfused",
-        device=DeviceFacts(
-            key=device.key,
-            name=device.name,
-            matrix_flops_per_second=dict(device.matrix_flops),
-            vector_flops_per_second=device.vector_fp32_flops,
-            bytes_per_second=device.memory_bandwidth,
-            memory_bytes=device.memory_bytes,
-        ),
-    )
+def _clock(device: DeviceSpec | None, time_model: TimeModel | None, *, fused: bool) -> TimeModel | None:
+    if device is not None and time_model is not None:
+        raise EvaluationError("times come from a device's roofline or from a time model, not from both; leave one out")
+    return time_model if device is None else Roofline(device=device, fused=fused)

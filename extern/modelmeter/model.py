@@ -12,9 +12,10 @@ from modelmeter.categories import Category
 from modelmeter.dims import Dim, Routing, uniform_routing
 from modelmeter.dtypes import DType
 from modelmeter.layers.base import BaseLayer
+from modelmeter.signature import Signature, StoredSignature
 from modelmeter.stored import StoredDim, StoredLayer, stored
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Exactness(StrEnum):
@@ -69,6 +70,10 @@ class LeafCost:
 COST_FIELDS = tuple(attribute.name for attribute in fields(LeafCost))
 
 
+def _called(signature: Signature | StoredSignature | None) -> Signature | None:
+    return signature.signature if isinstance(signature, StoredSignature) else signature
+
+
 def _built(layer: BaseLayer | StoredLayer) -> BaseLayer:
     return layer.layer if isinstance(layer, StoredLayer) else layer
 
@@ -93,12 +98,23 @@ class Leaf:
     _fused_bytes: StoredDim = field(alias="fused_bytes", converter=stored)  # bytes, of one execution
     exactness: Exactness = Exactness.EXACT
     note: str = ""  # the assumption behind an approximation
+    _signature: Signature | StoredSignature | None = field(alias="signature", default=None, eq=_called)
     _cost: LeafCost | None = field(alias="cost", default=None, eq=False)  # as read, if it was
 
     @property
     def layer(self) -> BaseLayer:
         """The analytic layer: the cost of one execution."""
         return _built(self._layer)
+
+    @property
+    def signature(self) -> Signature | None:
+        """The call as a kernel sees it, which decides its time; None in a model written by hand."""
+        return _called(self._signature)
+
+    @property
+    def signature_document(self) -> Mapping[str, object] | None:
+        """The signature as the file has it, or None when it was never in a file."""
+        return self._signature.document if isinstance(self._signature, StoredSignature) else None
 
     @property
     def fused_bytes(self) -> Dim:
@@ -233,6 +249,9 @@ class Stage:
     weight_bytes: int  # parameters the stage reads, each once
     _kv_cache_bytes: StoredDim = field(alias="kv_cache_bytes", converter=stored)  # left behind
     peaks: tuple[PeakPoint, ...]  # the peak is the largest of them
+    # Every call in the order of one run: its position among the stage's leaves or, after those, its free calls. Empty
+    # in a model written by hand.
+    schedule: tuple[int, ...] = ()
 
     @property
     def kv_cache_bytes(self) -> Dim:
@@ -273,6 +292,14 @@ class AnalyticModel:
         for leaf in self.leaves:
             found[leaf.stage].append(leaf)
         return {name: tuple(leaves) for name, leaves in found.items()}
+
+    @cached_property
+    def free_by_stage(self) -> Mapping[str, tuple[FreeOps, ...]]:
+        """The free calls of each stage, in order of first execution."""
+        found: dict[str, list[FreeOps]] = {stage.name: [] for stage in self.stages}
+        for free in self.free:
+            found[free.stage].append(free)
+        return {name: tuple(items) for name, items in found.items()}
 
     @cached_property
     def parents(self) -> Mapping[str, str | None]:

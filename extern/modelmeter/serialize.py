@@ -22,12 +22,13 @@ from modelmeter.json_text import dump_json, load_document, reasons, register_pla
 from modelmeter.layers import LAYERS
 from modelmeter.layers.base import BaseLayer
 from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactness, Leaf, LeafCost
+from modelmeter.signature import StoredSignature, signature_to_json
 from modelmeter.stored import StoredDim, StoredLayer
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAF_PLAIN = ("id", "module", "stage", "op", "function", "category", "calls", "exactness", "note")
 _LEAF_TEXTS = tuple(name for name in _LEAF_PLAIN if name != "calls")
-_LEAF_KEYS = frozenset({*_LEAF_PLAIN, "layer", "cost"})
+_LEAF_KEYS = frozenset({*_LEAF_PLAIN, "layer", "signature", "cost"})
 
 
 class ModelFileError(ModelMeterError, ValueError):
@@ -155,6 +156,13 @@ def _check_references(model: AnalyticModel, source: str) -> None:
                 f"{source} is no model: {record.op} is in module {record.module!r} of stage {record.stage!r}, "
                 "which the file does not have"
             )
+    for stage in model.stages:
+        counted = [record.calls for record in (*model.leaves_by_stage[stage.name], *model.free_by_stage[stage.name])]
+        if stage.schedule and Counter(stage.schedule) != dict(enumerate(counted)):
+            raise ModelFileError(
+                f"{source} is no model: the schedule of stage {stage.name!r} does not run each call as often as its "
+                "record counts"
+            )
 
 
 # --- the converter
@@ -208,6 +216,7 @@ def _leaf_to_json(leaf: Leaf) -> dict[str, Any]:
     document["category"] = leaf.category.value
     document["exactness"] = leaf.exactness.value
     document["layer"] = leaf.layer_document or layer_to_json(leaf.layer)
+    document["signature"] = leaf.signature_document or (leaf.signature and signature_to_json(leaf.signature))
     document["cost"] = {name: _stored_to_json(getattr(leaf.cost, name)) for name in COST_FIELDS}
     return document
 
@@ -220,7 +229,7 @@ def _leaf_from_json(document: object, _kind: object) -> Leaf:
     if not isinstance(document, dict) or document.keys() != _LEAF_KEYS:
         found = sorted(document) if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"a leaf has the keys {sorted(_LEAF_KEYS)}, this one has {found}")
-    layer, cost = document["layer"], document["cost"]
+    layer, cost, signature = document["layer"], document["cost"], document["signature"]
     name = document["id"]
     wrong = [key for key in _LEAF_TEXTS if not isinstance(document[key], str)]
     if wrong:
@@ -228,6 +237,8 @@ def _leaf_from_json(document: object, _kind: object) -> Leaf:
     if not isinstance(layer, dict) or layer.get("type") not in LAYERS:
         kind = layer.get("type") if isinstance(layer, dict) else layer
         raise ValueError(f"leaf {name!r} has a layer of unknown type {kind!r}; known are {sorted(LAYERS)}")
+    if signature is not None and not isinstance(signature, dict):
+        raise TypeError(f"leaf {name!r}: its signature must be an object or null, not {signature!r}")
     if not isinstance(cost, dict) or cost.keys() != set(COST_FIELDS):
         raise ValueError(f"leaf {name!r}: its cost must have the keys {list(COST_FIELDS)}")
     if type(document["calls"]) is not int or document["calls"] < 1:
@@ -251,6 +262,7 @@ def _leaf_from_json(document: object, _kind: object) -> Leaf:
         fused_bytes=fused_bytes,
         exactness=Exactness(document["exactness"]),
         note=document["note"],
+        signature=None if signature is None else StoredSignature(signature),
         cost=LeafCost(**{key: _stored_from_json(value) for key, value in cost.items()}),
     )
 

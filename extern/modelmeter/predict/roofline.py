@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
 from attrs import frozen
 
 from modelmeter.binding import Array, Binding
+from modelmeter.categories import Category
 from modelmeter.costs import Number, Time
 from modelmeter.devices import DeviceSpec
 from modelmeter.dtypes import DType
 from modelmeter.errors import InvalidDeviceError, ModelMeterError
-from modelmeter.model import Leaf
+from modelmeter.model import AnalyticModel, Leaf
+from modelmeter.predict.time_model import DeviceFacts, PredictionFacts
+from modelmeter.workload import StageRun
 
 LABEL = "datasheet roofline, not calibrated"
 
@@ -50,6 +54,27 @@ class Roofline:
 
     device: DeviceSpec
     fused: bool = False
+
+    @property
+    def facts(self) -> PredictionFacts:
+        """What the times are: a bound by a device's datasheet, no prediction."""
+        return PredictionFacts(
+            method=LABEL, traffic="fused" if self.fused else "unfused", device=DeviceFacts.of(self.device)
+        )
+
+    def times(self, model: AnalyticModel, run: StageRun, binding: Binding) -> Mapping[tuple[str, Category], Time]:
+        """Return the time of all executions of a run, by module and category.
+
+        Raises
+        ------
+        RooflineError
+            When the device has no peak for the type of a leaf's matrix work.
+        """
+        times: dict[tuple[str, Category], Time] = {}
+        for leaf in model.leaves_by_stage[run.stage]:
+            key = (leaf.module, leaf.category)
+            times[key] = times.get(key, Time()) + self.time(leaf, binding) * leaf.calls
+        return times
 
     def time(self, leaf: Leaf, binding: Binding) -> Time:
         """Return the time of a leaf over all executions of a binding, one call each.

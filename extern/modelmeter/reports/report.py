@@ -14,9 +14,10 @@ from modelmeter.categories import Category
 from modelmeter.costs import COST_NAMES, TIME_NAMES, Amount, Cost, Number, Time
 from modelmeter.errors import ModelMeterError
 from modelmeter.json_text import dump_json, load_document, reasons, register_plain
+from modelmeter.predict.time_model import PredictionFacts
 from modelmeter.workload import Fact, StageRun
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 
 
 class ReportFileError(ModelMeterError, ValueError):
@@ -175,27 +176,6 @@ class ModelFacts:
 
 
 @frozen(kw_only=True)
-class DeviceFacts:
-    """The peaks that times are divided by."""
-
-    key: str
-    name: str
-    matrix_flops_per_second: Mapping[str, float]  # dense, by type
-    vector_flops_per_second: Number  # fp32
-    bytes_per_second: Number
-    memory_bytes: Number
-
-
-@frozen(kw_only=True)
-class PredictionFacts:
-    """How times were predicted."""
-
-    method: str
-    traffic: str  # "unfused" or "fused"
-    device: DeviceFacts
-
-
-@frozen(kw_only=True)
 class ItemReport:
     """One page, or one batch of equal pages together."""
 
@@ -301,6 +281,8 @@ def _amount_to_json(amount: Amount) -> dict[str, Any]:
         time = amount.time
         document["seconds"] = time.seconds
         document["seconds_bound_by"] = {name: getattr(time, name) for name in TIME_NAMES}
+        if time.p10 is not None:
+            document["seconds_p10"], document["seconds_p90"] = time.p10, time.p90
     return document
 
 
@@ -308,8 +290,9 @@ def _amount_from_json(document: object, _kind: object) -> Amount:
     if not isinstance(document, dict):
         raise TypeError(f"{document!r} is no amount")
     names = {"flops", *COST_NAMES}
-    timed = {"seconds", "seconds_bound_by"}
-    if document.keys() not in (names, names | timed):
+    timed = names | {"seconds", "seconds_bound_by"}
+    ranged = timed | {"seconds_p10", "seconds_p90"}
+    if document.keys() not in (names, timed, ranged):
         raise ValueError(f"an amount has the keys {sorted(names)}, this one has {sorted(document)}")
     calls = document["calls"]
     if type(calls) is not int:
@@ -321,4 +304,9 @@ def _amount_from_json(document: object, _kind: object) -> Amount:
     parts = document["seconds_bound_by"]
     if not isinstance(parts, dict) or parts.keys() != set(TIME_NAMES):
         raise ValueError(f"seconds_bound_by has the keys {sorted(TIME_NAMES)}, this one is {parts!r}")
-    return Amount(cost=cost, time=Time(**{name: float(_number(parts[name])) for name in TIME_NAMES}))
+    interval = (
+        (float(_number(document["seconds_p10"])), float(_number(document["seconds_p90"])))
+        if document.keys() == ranged
+        else None
+    )
+    return Amount(cost=cost, time=Time(**{name: float(_number(parts[name])) for name in TIME_NAMES}, interval=interval))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
 
+import sympy
 from attrs import frozen
 
 from dsocr_graph.errors import MissingLoweringError
-from dsocr_graph.ir import CapturedModel, OpCall, OpGraph, Role
+from dsocr_graph.ir import Argument, CapturedModel, OpCall, OpGraph, Role, TensorRef
 from dsocr_graph.liveness import peaks
 from dsocr_graph.lowering.category import category_of
 from dsocr_graph.lowering.fusion import fused_bytes
@@ -18,6 +19,9 @@ from modelmeter.dims import LEGEND, Dim, to_text, total
 from modelmeter.dtypes import DType
 from modelmeter.layers import BaseLayer, Unclassified
 from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
+from modelmeter.signature import Signature, Size, SizeArgument, TensorArgument, Value
+
+Record = TypeVar("Record", Leaf, FreeOps)
 
 
 @frozen(kw_only=True)
@@ -27,6 +31,14 @@ class Lowered:
     layer: BaseLayer | None  # None: the call moves nothing
     exactness: Exactness
     note: str = ""
+
+
+@frozen(kw_only=True)
+class Placed(Generic[Record]):
+    """A record of the model, and the positions of its calls in the stage's graph."""
+
+    record: Record
+    indices: tuple[int, ...]
 
 
 def lower(
@@ -68,14 +80,18 @@ def lower(
         )
         for stage in captured.graphs
     }
-    leaves: list[Leaf] = []
-    views: Counter[tuple[str, str, str]] = Counter()
+    leaves: list[Placed[Leaf]] = []
+    views: dict[tuple[str, str, str], list[int]] = {}  # module, stage and operator -> positions
     for scoped in graph.calls:
         result = lowered[scoped.stage][scoped.call.index]
         if result.layer is None:
-            views[scoped.node, scoped.stage, scoped.call.op] += len(scoped.indices)
+            views.setdefault((scoped.node, scoped.stage, scoped.call.op), []).extend(scoped.indices)
         else:
             leaves.extend(_leaves(scoped, result, fused[scoped.stage]))
+    free = [
+        Placed(record=FreeOps(module=module, stage=stage, op=op, calls=len(indices)), indices=tuple(indices))
+        for (module, stage, op), indices in views.items()
+    ]
     parameter_bytes = sum(parameter.bytes for parameter in captured.parameters)
     elements = sum(parameter.elements for parameter in captured.parameters)
     return AnalyticModel(
@@ -85,12 +101,13 @@ def lower(
         parameters=elements,
         parameter_bytes=parameter_bytes,
         load_bytes=elements * DType.FP32.itemsize,
-        stages=tuple(_stage(stage, graph, (descriptions or {}).get(stage.stage, "")) for stage in captured.graphs),
-        modules=tuple(_module(graph)),
-        leaves=tuple(leaves),
-        free=tuple(
-            FreeOps(module=module, stage=stage, op=op, calls=calls) for (module, stage, op), calls in views.items()
+        stages=tuple(
+            _stage(stage, graph, (descriptions or {}).get(stage.stage, ""), _schedule(stage.stage, [*leaves, *free]))
+            for stage in captured.graphs
         ),
+        modules=tuple(_module(graph)),
+        leaves=tuple(placed.record for placed in leaves),
+        free=tuple(placed.record for placed in free),
         edges=tuple(
             Edge(stage=edge.stage, source=edge.source, target=edge.target, tensors=edge.tensors, bytes=edge.bytes)
             for edge in graph.edges
@@ -151,29 +168,71 @@ def _lower_call(call: OpCall) -> Lowered:
     return Lowered(layer=made, exactness=Exactness.EXACT)
 
 
-def _leaves(scoped: ScopedCall, lowered: Lowered, fused: Mapping[int, Dim]) -> list[Leaf]:
+def _leaves(scoped: ScopedCall, lowered: Lowered, fused: Mapping[int, Dim]) -> list[Placed[Leaf]]:
     """Return one leaf per distinct fused traffic of a folded call; as a rule there is one."""
     layer = lowered.layer
     assert layer is not None
     counts: dict[str, list[int]] = {}
     for index in scoped.indices:
         counts.setdefault(to_text(fused[index]), []).append(index)
+    signature = signature_of(scoped.call)
     return [
-        Leaf(
-            id=f"{scoped.node}/{scoped.name}" + (f"~{number}" if number else ""),
-            module=scoped.node,
-            stage=scoped.stage,
-            op=scoped.call.op,
-            function=scoped.call.function,
-            category=category_of(layer, scoped.call),
-            layer=layer,
-            calls=len(indices),
-            fused_bytes=fused[indices[0]],
-            exactness=lowered.exactness,
-            note=lowered.note,
+        Placed(
+            record=Leaf(
+                id=f"{scoped.node}/{scoped.name}" + (f"~{number}" if number else ""),
+                module=scoped.node,
+                stage=scoped.stage,
+                op=scoped.call.op,
+                function=scoped.call.function,
+                category=category_of(layer, scoped.call),
+                layer=layer,
+                calls=len(indices),
+                fused_bytes=fused[indices[0]],
+                exactness=lowered.exactness,
+                note=lowered.note,
+                signature=signature,
+            ),
+            indices=tuple(indices),
         )
         for number, indices in enumerate(counts.values())
     ]
+
+
+def signature_of(call: OpCall) -> Signature:
+    """Return a call as a kernel sees it, its dims as text.
+
+    Sizes that a call was given as arguments, such as the end of a range, are kept as text too.
+    """
+    return Signature(
+        op=call.op,
+        overload=call.overload,
+        arguments={name: _argument(call, value) for name, value in call.arguments.items()},
+    )
+
+
+def _argument(call: OpCall, value: Argument) -> Value:
+    if isinstance(value, TensorRef):
+        tensor = call.tensors[value.id]
+        return TensorArgument(
+            dtype=tensor.dtype,
+            shape=tuple(map(_size, tensor.shape)),
+            strides=tuple(map(_size, tensor.strides)),
+            weight=tensor.is_weight,
+        )
+    if isinstance(value, tuple):
+        return tuple(_argument(call, item) for item in value)
+    return SizeArgument(text=to_text(value)) if isinstance(value, sympy.Expr) else value
+
+
+def _size(size: Dim) -> Size:
+    return to_text(size) if isinstance(size, sympy.Expr) else int(size)
+
+
+def _schedule(stage: str, records: Sequence[Placed[Leaf] | Placed[FreeOps]]) -> tuple[int, ...]:
+    """Return which record each call of a stage belongs to, in the order of the calls."""
+    own = [placed.indices for placed in records if placed.record.stage == stage]
+    by_call = {index: position for position, indices in enumerate(own) for index in indices}
+    return tuple(by_call[index] for index in sorted(by_call))
 
 
 def _module(graph: CallGraph) -> list[ModuleNode]:
@@ -195,7 +254,7 @@ def _module(graph: CallGraph) -> list[ModuleNode]:
     ]
 
 
-def _stage(stage: OpGraph, graph: CallGraph, description: str) -> Stage:
+def _stage(stage: OpGraph, graph: CallGraph, description: str, schedule: tuple[int, ...]) -> Stage:
     parameters = {parameter.name: parameter for parameter in graph.captured.parameters}
     used = {tensor.id for call in stage.calls for tensor in call.reads}
     names = {name for tensor, owners in stage.weights.items() if tensor in used for name in owners}
@@ -207,4 +266,5 @@ def _stage(stage: OpGraph, graph: CallGraph, description: str) -> Stage:
         weight_bytes=sum(parameters[name].bytes for name in names),
         kv_cache_bytes=total(tensor.storage_bytes for tensor in cached.values() if tensor.role is Role.KV_CACHE),
         peaks=peaks(stage, lambda path: graph.ids[path]),
+        schedule=schedule,
     )

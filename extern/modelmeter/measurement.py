@@ -1,0 +1,159 @@
+"""Measurement: how long the stages of a real model took on one machine, as a record and as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import cattrs
+import numpy as np
+from attrs import field, frozen
+
+from modelmeter.errors import ModelMeterError
+from modelmeter.json_text import dump_json, load_document, reasons, register_plain
+from modelmeter.machine import Machine
+
+MEASUREMENT_SCHEMA_VERSION = 1
+
+
+class MeasurementFileError(ModelMeterError, ValueError):
+    """A file that is no measurement, or one of another schema version."""
+
+
+class MissingMeasurementError(MeasurementFileError, FileNotFoundError):
+    """A measurement file that cannot be read at all."""
+
+
+@frozen(kw_only=True)
+class StageMeasurement:
+    """One stage at some sizes: uninstrumented runs, and a run that times every call.
+
+    Attributes
+    ----------
+    wall_seconds, cpu_seconds : tuple of float
+        Of each uninstrumented run after the warm-ups, from before its first call until its results are there. CPU time
+        is of the process, all threads; it is empty where a GPU does the work.
+    call_seconds : tuple of float
+        Of each call of an instrumented run, in the order of the stage's schedule (`modelmeter.model.Stage.schedule`):
+        on a GPU device time, on a CPU the time of the call; the median over instrumented runs. Raw, not scaled.
+    instrumented_seconds : float
+        Of the instrumented run as a whole, its own clock reads included.
+    peak_bytes : int
+        Largest sum of allocations alive beyond what was there before, by the allocator; inputs not included.
+    launches : int or None
+        Kernels started on the device; None where nothing counts them.
+    active_experts : mapping of str to float
+        Distinct experts that the run touched, by the path of the module with experts.
+    """
+
+    stage: str
+    bindings: Mapping[str, int]
+    warmups: int
+    wall_seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...] = ()
+    call_seconds: tuple[float, ...] = ()
+    instrumented_seconds: float = 0.0
+    peak_bytes: int = 0
+    launches: int | None = None
+    active_experts: Mapping[str, float] = field(factory=dict[str, float])
+
+    @property
+    def seconds(self) -> float:
+        """The time to compare predictions with: the median CPU time where there is one, else the median wall time."""
+        return float(np.median(self.cpu_seconds or self.wall_seconds))
+
+    @property
+    def spread(self) -> float:
+        """Half the range between the quartiles, as a share of the median."""
+        low, middle, high = np.quantile(self.cpu_seconds or self.wall_seconds, (0.25, 0.5, 0.75))
+        return float((high - low) / 2 / middle)
+
+    @property
+    def attributed(self) -> float:
+        """The share of `seconds` that the timed calls account for; the rest runs between them, in Python."""
+        return min(1.0, float(np.sum(self.call_seconds)) / self.seconds)
+
+    @property
+    def scaled_call_seconds(self) -> tuple[float, ...]:
+        """The calls' times, scaled down to `seconds` where timing them took longer than the run does."""
+        total = float(np.sum(self.call_seconds))
+        scale = min(1.0, self.seconds / total) if total else 1.0
+        return tuple(seconds * scale for seconds in self.call_seconds)
+
+
+@frozen(kw_only=True)
+class CallCount:
+    """How often a module was called, by hooks in a real run and by the captured graph."""
+
+    stage: str
+    module: str  # id in the analytic model
+    counted: int
+    expected: int
+
+
+@frozen(kw_only=True)
+class Measurement:
+    """A model variant measured on one machine."""
+
+    machine: Machine
+    date: str  # YYYY-MM-DD
+    model: str
+    variant: Mapping[str, str]
+    weights: str  # "random", or the checkpoint's name
+    stages: tuple[StageMeasurement, ...]
+    calls: tuple[CallCount, ...] = ()
+
+    @property
+    def miscounted(self) -> tuple[CallCount, ...]:
+        """Modules whose calls the graph gets wrong."""
+        return tuple(count for count in self.calls if count.counted != count.expected)
+
+
+def measurement_to_json(measurement: Measurement) -> str:
+    """Write a measurement as JSON, one stage a line; ends with a newline."""
+    document = {"schema_version": MEASUREMENT_SCHEMA_VERSION, **_converter().unstructure(measurement)}
+    return dump_json(document, depths={})
+
+
+def measurement_from_json(text: str | bytes, *, source: str = "the text") -> Measurement:
+    """Read a measurement from JSON.
+
+    Raises
+    ------
+    MeasurementFileError
+        When the text is cut off, no JSON, of another schema version or no measurement.
+    """
+    document = load_document(
+        text, source=source, kind="measurement", version=MEASUREMENT_SCHEMA_VERSION, error=MeasurementFileError
+    )
+    try:
+        return _converter().structure(document, Measurement)
+    except Exception as error:
+        raise MeasurementFileError(f"{source} is no measurement: {reasons(error)}") from error
+
+
+def read_measurement(path: str | Path) -> Measurement:
+    """Read a measurement file.
+
+    Raises
+    ------
+    MissingMeasurementError
+        When the file cannot be read.
+    MeasurementFileError
+        When its content is no measurement.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise MissingMeasurementError(
+            f"cannot read the measurement {path}: {error.strerror or error}; `dsocr-graph measure` makes one"
+        ) from error
+    return measurement_from_json(data, source=str(path))
+
+
+@lru_cache(maxsize=1)
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    register_plain(converter)
+    return converter
