@@ -24,12 +24,12 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup analyze test lint format types golden docs bench clean
+.PHONY: help setup analyze test lint format types golden docs accuracy bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 	@echo
-	@echo 'Targets: setup analyze test lint format types golden docs bench clean'
+	@echo 'Targets: setup analyze test lint format types golden docs accuracy bench clean'
 
 $(CREATED): constraints-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -71,6 +71,10 @@ golden: $(READY)
 # Every example in docstrings and Markdown runs.
 docs: $(READY)
 	@$(RUN) -m pytest -q -n 2 src extern $(wildcard *.md docs) $(ARGS)
+
+# The error tables, from the calibrations and measurements that are kept; collect.py makes these anew.
+accuracy: $(READY)
+	@$(RUN) benchmarks/accuracy/table.py $(ARGS)
 
 bench: $(READY)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(RUN) "$$script" $(ARGS); done

@@ -25,4 +25,5 @@ class Category(StrEnum):
     DATA_MOVEMENT = "data movement"
     POSITIONAL = "positional"  # RoPE, relative positions, interpolation of position tables
     REDUCTION = "reduction"
+    HOST = "host"  # views and calls of modules: time of the host alone, neither FLOPs nor bytes
     UNCLASSIFIED = "unclassified"

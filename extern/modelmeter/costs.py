@@ -125,11 +125,9 @@ TIME_NAMES = ("matrix_units", "vector_units", "memory", "host")
 
 def _sum_of_draws(left: Time, right: Time) -> Draws | None:
     """Add run by run; a part without draws is taken as certain."""
-    if left.draws is None and right.draws is None:
-        return None
-    return (left.seconds if left.draws is None else left.draws) + (
-        right.seconds if right.draws is None else right.draws
-    )
+    if left.draws is None:
+        return None if right.draws is None else left.seconds + right.draws
+    return left.draws + (right.seconds if right.draws is None else right.draws)
 
 
 def _sum_of_intervals(left: Time, right: Time) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def dump_json(document: Mapping[str, Any], *, depths: Mapping[str, int]) -> str:
-    """Write a document with its containers spread over lines down to a depth, compact below.
+    """Write a document with its containers spread over lines down to a depth, compact below; rows of numbers never.
 
     Parameters
     ----------
@@ -31,13 +31,14 @@ def dump_json(document: Mapping[str, Any], *, depths: Mapping[str, int]) -> str:
 
     Examples
     --------
-    >>> print(dump_json({"a": [{"b": 1}, {"b": 2.0}], "c": {}}, depths={}), end="")
+    >>> print(dump_json({"a": [{"b": 1}, {"b": 2.0}], "c": {}, "d": [1, 2]}, depths={}), end="")
     {
      "a": [
       {"b": 1},
       {"b": 2}
      ],
-     "c": {}
+     "c": {},
+     "d": [1, 2]
     }
     """
     lines = ",\n".join(
@@ -64,7 +65,7 @@ def whole(value: object) -> object:
 
 
 def _spread(value: object, level: int, depth: int) -> str:
-    if level >= depth or not isinstance(value, dict | list) or not value:
+    if level >= depth or not isinstance(value, dict | list) or not value or _is_row(value):
         return _encode(value)
     pad = "\n" + " " * (level + 1)
     if isinstance(value, dict):
@@ -72,6 +73,11 @@ def _spread(value: object, level: int, depth: int) -> str:
         return "{" + pad + f",{pad}".join(items) + "\n" + " " * level + "}"
     items = [_spread(item, level + 1, depth) for item in value]
     return "[" + pad + f",{pad}".join(items) + "\n" + " " * level + "]"
+
+
+def _is_row(value: dict[str, object] | list[object]) -> bool:
+    """Tell whether a container is a list of whole numbers, thousands as a rule: they stay on one line."""
+    return isinstance(value, list) and all(isinstance(item, int) for item in value)
 
 
 def load_document(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from attrs import evolve, frozen
@@ -189,6 +191,8 @@ def _value_to_json(value: Value) -> object:
         return {"size": value.text}
     if isinstance(value, tuple):
         return [_value_to_json(item) for item in value]
+    if isinstance(value, float) and (value.is_integer() or not math.isfinite(value)):
+        return {"float": repr(value)}  # 1.0 is another argument than 1, and JSON has no infinity
     return value
 
 
@@ -216,14 +220,23 @@ def _value_from_json(value: object) -> Value:
         fields = cast("dict[str, Any]", value)
         if fields.keys() == {"size"} and isinstance(fields["size"], str):
             return SizeArgument(text=fields["size"])
+        if fields.keys() == {"float"}:
+            return _float_from_json(fields["float"])
         if {"dtype", "shape", "strides"} <= fields.keys() <= {"dtype", "shape", "strides", "weight"}:
             return _tensor_from_json(fields)
-        raise SignatureError(f"{value!r:.120} is neither an operand nor a size")
+        raise SignatureError(f"{value!r:.120} is neither an operand nor a size nor a float")
     if isinstance(value, list):
         return tuple(_value_from_json(item) for item in cast("list[object]", value))
     if value is None or isinstance(value, int | float | str):
         return value
     raise SignatureError(f"{value!r:.120} is no argument of an operator call")
+
+
+def _float_from_json(text: object) -> float:
+    if isinstance(text, str):
+        with suppress(ValueError):
+            return float(text)
+    raise SignatureError(f"{text!r:.120} is not the text of a float, such as '1.0' or '-inf'")
 
 
 def _tensor_from_json(fields: Mapping[str, Any]) -> TensorArgument:

@@ -1,4 +1,4 @@
-"""The command line: `dsocr-graph analyze | models | devices`."""
+"""The command line: `dsocr-graph analyze | calibrate | measure | models | devices`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,19 @@ from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
 # Options with which an analysis is not the standard one, whose artefacts have a folder of their own.
-_CUSTOM = ("workload", "image", "pdf", "mode", "batch", "new_tokens", "dtype", "attention", "device")
+_CUSTOM = (
+    "workload",
+    "image",
+    "pdf",
+    "mode",
+    "batch",
+    "new_tokens",
+    "dtype",
+    "attention",
+    "device",
+    "calibration",
+    "runtime",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_analyze(commands.add_parser("analyze", help="write a model's call graph and cost report"))
+    add_calibrate(commands)
+    add_measure(commands)
     models = commands.add_parser("models", help="list the models that can be analyzed by name")
     models.set_defaults(run=_models)
     devices = commands.add_parser("devices", help="list the devices that a roofline can be drawn for")
@@ -70,10 +84,23 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     variant = parser.add_argument_group("variant")
     variant.add_argument("--dtype", help="bf16 or fp32")
     variant.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: sdpa)")
-    parser.add_argument(
-        "--device",
-        help="draw the datasheet roofline for this device (default: h200; none: no times); "
-        "`dsocr-graph devices` lists them",
+    times = parser.add_argument_group("times (default: the datasheet roofline of an H200)")
+    times.add_argument("--device", help="a device that `dsocr-graph devices` lists, for its roofline; none: no times")
+    times.add_argument(
+        "--calibration", metavar="FILE", help="predict for the machine of this file, which `calibrate` makes"
+    )
+    times.add_argument(
+        "--measurement", metavar="FILE", help="set this file, which `measure` makes, beside the prediction"
+    )
+    times.add_argument(
+        "--runtime",
+        help="eager (default with a calibration), cudagraph, or engine: predict for a device from measured tables",
+    )
+    times.add_argument(
+        "--moe", default="grouped", help="how a calibrated prediction runs experts: grouped (default) or loop"
+    )
+    times.add_argument(
+        "--physical", action="store_true", help="allow peak rates for calls that nothing was measured for"
     )
     parser.add_argument(
         "--out",
@@ -106,7 +133,7 @@ def _progress() -> Callable[[str], None]:
 
 def _analyze(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.console import to_console
-    from dsocr_graph.pipeline import DEFAULT_DEVICE, analyze_model
+    from dsocr_graph.pipeline import analyze_model
 
     custom = any(getattr(options, name) not in (None, []) for name in _CUSTOM)
     out: Path = options.out or Path("graphs") / (options.model + ("-custom" if custom else ""))
@@ -120,7 +147,12 @@ def _analyze(options: argparse.Namespace) -> int:
         new_tokens=options.new_tokens,
         dtype=options.dtype,
         attention="sdpa" if options.attention is None else options.attention,
-        device=None if options.device == "none" else DEFAULT_DEVICE if options.device is None else options.device,
+        device=options.device,
+        calibration=options.calibration,
+        measurement=options.measurement,
+        runtime=options.runtime,
+        moe=options.moe,
+        physical=options.physical,
         out=out,
         allow_unclassified=options.allow_unclassified,
         cache=options.cache,

@@ -55,3 +55,43 @@ class OptionError(DsocrGraphError, ValueError):
 
 class OutputError(DsocrGraphError, OSError):
     """Artefacts that cannot be written where they were asked for."""
+
+
+class UnknownOperatorError(DsocrGraphError, LookupError):
+    """An operator, or an overload of one, that this torch does not have."""
+
+
+class OperatorArgumentError(DsocrGraphError, ValueError):
+    """An argument that an operator does not have, or whose text stands for nothing in torch."""
+
+
+class ReplayError(DsocrGraphError, ValueError):
+    """A captured stage and the module or inputs to run it on that do not belong together."""
+
+
+class MeasurementMemoryError(DsocrGraphError, MemoryError):
+    """A model, or a stage of it at some sizes, that the device to measure on has no memory for."""
+
+
+class MissingDeviceError(DsocrGraphError, RuntimeError):
+    """A device that is asked for and not there, such as CUDA without a GPU."""
+
+
+class PlanError(DsocrGraphError, ValueError):
+    """Sizes that a calibration cannot be planned for, or a plan that does not fit the time given for it."""
+
+
+class OperandError(DsocrGraphError, ValueError):
+    """An operator call whose operands cannot be made from its signature alone."""
+
+
+class JournalError(DsocrGraphError, ValueError):
+    """A calibration that was interrupted and cannot be continued: of another machine, torch or plan, or damaged."""
+
+
+class ClockError(DsocrGraphError, RuntimeError):
+    """A device that cannot be timed as it is."""
+
+
+class UnfinishedCalibrationError(DsocrGraphError, RuntimeError):
+    """A calibration that is asked for before each of its calls was timed once."""

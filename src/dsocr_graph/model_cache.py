@@ -28,7 +28,17 @@ _CODE = {
         "scopes.py",
         "liveness.py",
     ),
-    "modelmeter": ("layers", "categories.py", "dims.py", "dtypes.py", "model.py", "serialize.py", "stored.py"),
+    "modelmeter": (
+        "layers",
+        "categories.py",
+        "dims.py",
+        "dtypes.py",
+        "json_text.py",
+        "model.py",
+        "serialize.py",
+        "signature.py",
+        "stored.py",
+    ),
 }
 
 

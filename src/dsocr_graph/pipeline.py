@@ -8,11 +8,11 @@ from pathlib import Path
 
 from attrs import frozen
 
-import modelmeter
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.errors import OptionError
 from dsocr_graph.model_cache import CompiledModel, ModelCache, cache_key
 from dsocr_graph.models.registry import NamedModel, Variant, model_named
+from dsocr_graph.time_models import choose_time_model
 from dsocr_graph.workloads import (
     STANDARD,
     Profile,
@@ -25,6 +25,8 @@ from dsocr_graph.workloads import (
 )
 from modelmeter import AnalyticModel
 from modelmeter.evaluate import evaluate
+from modelmeter.measurement import Measurement, read_measurement
+from modelmeter.predict import Calibrated, Roofline, TimeModel
 from modelmeter.reports import Report
 from modelmeter.serialize import model_from_bytes
 
@@ -53,7 +55,12 @@ def analyze_model(
     new_tokens: int | None = None,
     dtype: str | None = None,
     attention: str = "sdpa",
-    device: str | None = DEFAULT_DEVICE,
+    device: str | None = None,
+    calibration: str | Path | None = None,
+    measurement: str | Path | None = None,
+    runtime: str | None = None,
+    moe: str = "grouped",
+    physical: bool = False,
     out: str | Path | None = None,
     allow_unclassified: bool = False,
     cache: bool = True,
@@ -78,7 +85,18 @@ def analyze_model(
     attention : str
         "sdpa", "eager" or "flash_attention_2", in the decoder.
     device : str or None
-        A device of modelmeter's table, for a datasheet roofline; None leaves times out.
+        A device of modelmeter's table, for a datasheet roofline or the runtime "engine". None: h200, or with a calibration
+        the machine that it is of. "none" leaves times out.
+    calibration : str or Path, optional
+        A calibration file, to predict times instead.
+    measurement : str or Path, optional
+        The same model measured, to be set beside a calibrated prediction.
+    runtime : str, optional
+        "eager" (the default with a calibration), "cudagraph", or "engine", from tables of measured engines.
+    moe : str
+        "grouped" or "loop": how the experts run in a calibrated prediction.
+    physical : bool
+        Allow peak rates, labelled, for calls that nothing was measured for.
     out : str or Path, optional
         Directory for the artefacts; nothing is written without one.
     allow_unclassified : bool
@@ -106,14 +124,17 @@ def analyze_model(
     dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: deepseek-ocr
     """
     named = model_named(model)
-    hardware = modelmeter.load_device(device) if device is not None else None
+    time_model = choose_time_model(
+        device=_device(device, calibration), calibration=calibration, runtime=runtime, moe=moe, physical=physical
+    )
+    measured = _measured(measurement, time_model)
     profile = _profile(workload, image, pdf, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
     variant = Variant(base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention)
     store = ModelCache.default() if cache else ModelCache(directory=None)
     compiled = compile_model(named, variant, store=store, allow_unclassified=allow_unclassified, progress=progress)
     progress(f"evaluating {profile.name}")
     analytic = model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
-    report = evaluate(analytic, bind_profile(profile), device=hardware)
+    report = evaluate(analytic, bind_profile(profile), time_model=time_model)
     files: tuple[Path, ...] = ()
     if out is not None:
         progress(f"writing {out}")
@@ -127,10 +148,20 @@ def analyze_model(
             "new_tokens": new_tokens,
             "dtype": dtype,
             "attention": attention if attention != "sdpa" else None,
-            "device": None if device == DEFAULT_DEVICE else device or "none",
+            "device": None if device == DEFAULT_DEVICE else device,
+            "calibration": Path(calibration).name if calibration is not None else None,
+            "measurement": Path(measurement).name if measurement is not None else None,
+            "runtime": runtime,
+            "moe": moe if moe != "grouped" else None,
+            "physical": physical or None,
             "allow_unclassified": allow_unclassified or None,
         }
-        files = write_artefacts(Path(out), _artefacts(compiled, analytic, report, command_line(options)))
+        artefacts = _artefacts(compiled, analytic, report, command_line(options))
+        if time_model is not None and not isinstance(time_model, Roofline):
+            from dsocr_graph.emit.prediction_files import prediction_artefacts
+
+            artefacts |= prediction_artefacts(analytic, report, time_model, measured, command=command_line(options))
+        files = write_artefacts(Path(out), artefacts)
     return Analysis(model=analytic, report=report, files=files)
 
 
@@ -205,6 +236,23 @@ def _profile(
     files = [*image, *pdf]
     name = Path(files[0]).stem if len(files) == 1 else "pages"
     return profile_from_pages(pages, name=name, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
+
+
+def _device(device: str | None, calibration: str | Path | None) -> str | None:
+    if device is None:
+        return DEFAULT_DEVICE if calibration is None else None
+    return None if device == "none" else device
+
+
+def _measured(measurement: str | Path | None, time_model: TimeModel | None) -> Measurement | None:
+    """Return what was measured, if it is of the machine that times are predicted for."""
+    if measurement is None:
+        return None
+    if not isinstance(time_model, Calibrated):
+        raise OptionError("a measurement is set beside a calibrated prediction; give --calibration as well")
+    measured = read_measurement(measurement)
+    time_model.calibration.require(measured.machine)
+    return measured
 
 
 def command_line(options: Mapping[str, object]) -> str:

@@ -318,3 +318,39 @@ def test_symbolic_sizes_stay_symbolic(lowered: Lower) -> None:
     (leaf,) = lowered(F.linear, meta(3, 4), meta(2, 4), dynamic_shapes=({0: Dim("N")}, None)).leaves
     assert str(leaf.layer.matmul_flops()) == "16*N"
     assert leaf.layer.at(N=7).matmul_flops() == 112
+
+
+def test_a_leaf_carries_its_call(lowered: Lower) -> None:
+    """Operands with layouts, weights as such, and scalars that are not at their default; dims stay open."""
+    from torch.export import Dim
+
+    with torch.device("meta"):
+        layer = nn.Linear(4, 2)
+    (leaf,) = lowered(layer, meta(3, 4), dynamic_shapes=({0: Dim("N")},)).leaves
+    assert leaf.signature is not None
+    assert leaf.signature.text == "aten::linear.default(input=fp32[N,4], weight=fp32[2,4]w, bias=fp32[2]w)"
+    (add,) = lowered(lambda x: torch.add(x, x.t(), alpha=2), meta(4, 4)).leaves
+    assert add.signature is not None
+    assert add.signature.text == "aten::add.Tensor(self=fp32[4,4], other=fp32[4,4|1,4], alpha=2)"
+
+
+class Block(nn.Module):
+    """x + proj(x), flattened by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[3, 4] -> [3, 4]."""
+        return (x + self.proj(x)).view(12).view(3, 4)
+
+
+def test_a_stage_keeps_the_order_of_its_calls(lowered: Lower) -> None:
+    """Folded blocks run one after the other: product, sum, two views, and the same again; views come after leaves."""
+    with torch.device("meta"):
+        model = lowered(nn.Sequential(Block(), Block()), meta(3, 4))
+    (stage,) = model.stages
+    assert [(leaf.op, leaf.calls) for leaf in model.leaves] == [("aten::linear", 2), ("aten::add", 2)]
+    assert [(item.op, item.calls) for item in model.free] == [("aten::view", 4)]
+    assert stage.schedule == (0, 1, 2, 2, 0, 1, 2, 2)

@@ -23,6 +23,10 @@ def _report(toy: ModuleType, *, device: bool = False) -> Report:
     return evaluate(toy.toy_model(), toy.toy_workload(), device=load_device("h200") if device else None)
 
 
+def _predicted(toy: ModuleType) -> Report:
+    return evaluate(toy.scheduled_toy_model(), toy.toy_workload(), time_model=toy.ToyClock())
+
+
 @pytest.mark.parametrize("device", [False, True])
 def test_round_trip(toy: ModuleType, device: bool) -> None:
     """Written and read, a report is the same, and written again it is the same text."""
@@ -36,11 +40,12 @@ def test_round_trip(toy: ModuleType, device: bool) -> None:
 
 @pytest.mark.parametrize("device", [False, True])
 def test_shipped_schema_describes_it(toy: ModuleType, device: bool) -> None:
-    """Reports with and without a device are valid; an unknown key is not."""
+    """Reports without a device, with one and with predicted times are valid; an unknown key is not."""
     schema = read_schema("report")
     jsonschema.Draft202012Validator.check_schema(schema)
     document = json.loads(_report(toy, device=device).to_json())
     jsonschema.validate(document, schema)
+    jsonschema.validate(json.loads(_predicted(toy).to_json()), schema)
     document["total"]["total"]["gold"] = 1
     with pytest.raises(jsonschema.ValidationError, match="gold"):
         jsonschema.validate(document, schema)
@@ -117,8 +122,8 @@ def test_other_text_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     text = _report(toy).to_json()
     with pytest.raises(ReportFileError, match="no JSON or cut off"):
         report_from_json(text[:1000])
-    with pytest.raises(ReportFileError, match="schema_version 99, this release reads 1"):
-        report_from_json(text.replace('"schema_version": 1', '"schema_version": 99', 1))
+    with pytest.raises(ReportFileError, match="schema_version 99, this release reads 2"):
+        report_from_json(text.replace('"schema_version": 2', '"schema_version": 99', 1))
     with pytest.raises(MissingReportFileError, match="No such file"):
         read_report(tmp_path / "none.json")
     (tmp_path / "report.json").write_text(text)

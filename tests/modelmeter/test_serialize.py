@@ -46,6 +46,34 @@ def test_round_trip(toy: ModuleType) -> None:
     assert text.endswith("}\n")
 
 
+def test_calls_and_their_order_round_trip(toy: ModuleType) -> None:
+    """Signatures and schedules come back as they were, a schedule on one line."""
+    model = toy.scheduled_toy_model()
+    text = model_to_json(model)
+    again = model_from_json(text)
+    assert again == model
+    assert model_to_json(again) == text
+    assert again.leaves[0].signature == model.leaves[0].signature
+    assert '   "schedule": [4, 0, 1, 4, 0, 1, 4, 2, 3]\n' in text
+    jsonschema.validate(json.loads(text), read_schema("model"))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        [4, 0, 1, 4, 0, 1, 4, 2],  # the head is missing
+        [4, 0, 1, 4, 0, 1, 4, 2, 3, 3],  # it runs twice
+        [4, 0, 1, 4, 0, 1, 4, 2, 5],  # no such record
+    ],
+)
+def test_a_schedule_that_is_not_the_counts_is_refused(toy: ModuleType, schedule: list[int]) -> None:
+    """Each call runs as often as its record says, and nothing else does."""
+    document = json.loads(model_to_json(toy.scheduled_toy_model()))
+    document["stages"][0]["schedule"] = schedule
+    with pytest.raises(ModelFileError, match="the schedule of stage 'prefill' does not run each call as often"):
+        model_from_json(json.dumps(document))
+
+
 def test_order_of_mappings_means_nothing(toy: ModuleType) -> None:
     """Variants given in another order make the same text."""
     model = toy.toy_model()
@@ -222,11 +250,11 @@ def test_other_text_is_refused(text: str) -> None:
         model_from_json(text)
 
 
-@pytest.mark.parametrize("version", [2, "1", None, True])
+@pytest.mark.parametrize("version", [1, "2", None, True])
 def test_another_schema_version_is_refused(toy: ModuleType, version: object) -> None:
     """The message names both versions."""
     document = {**_document(toy), "schema_version": version}
-    with pytest.raises(ModelFileError, match=r"has schema_version .*, this release reads 1"):
+    with pytest.raises(ModelFileError, match=r"has schema_version .*, this release reads 2"):
         model_from_json(json.dumps(document))
 
 
@@ -252,6 +280,7 @@ def _change_leaf(document: Any, **changes: object) -> None:
         (lambda d: _change_leaf(d, module="nowhere"), "module 'nowhere' of stage 'prefill'"),
         (lambda d: _change_leaf(d, category="magic"), "magic"),
         (lambda d: d["leaves"][0]["cost"].update(bytes=[1]), "is no dim"),
+        (lambda d: _change_leaf(d, signature="aten::linear"), "its signature must be an object or null"),
         (lambda d: d["modules"][1].update(parent="nowhere"), "no parent 'nowhere'"),
         (lambda d: d["modules"][1].update(parent=None), "exactly one module"),
     ],

@@ -74,6 +74,8 @@ class Sample:
     seconds: tuple[float, ...] = field(validator=_checked_seconds)
     launches: int = 0
     conditions: Mapping[str, int] = field(factory=dict[str, int])
+    flops: float = 0.0  # FLOPs of one execution, as the layer states them
+    bytes: float = 0.0  # bytes of one execution, unfused, as the layer states them
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the passes. Unit: seconds."""

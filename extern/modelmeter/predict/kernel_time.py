@@ -36,3 +36,23 @@ class KernelTime:
     family: str
     group: str
     log_spread: float
+
+
+@frozen(kw_only=True)
+class SourceShare:
+    """The part of a prediction that one family of operators has by one method.
+
+    Attributes
+    ----------
+    family : str
+        As in `KernelTime`.
+    seconds : float
+        Predicted, on the device, of all executions.
+    calls : int
+        Executions.
+    """
+
+    family: str
+    method: Method
+    seconds: float
+    calls: int

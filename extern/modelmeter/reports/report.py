@@ -309,4 +309,11 @@ def _amount_from_json(document: object, _kind: object) -> Amount:
         if document.keys() == ranged
         else None
     )
-    return Amount(cost=cost, time=Time(**{name: float(_number(parts[name])) for name in TIME_NAMES}, interval=interval))
+    time = Time(
+        matrix_units=float(_number(parts["matrix_units"])),
+        vector_units=float(_number(parts["vector_units"])),
+        memory=float(_number(parts["memory"])),
+        host=float(_number(parts["host"])),
+        interval=interval,
+    )
+    return Amount(cost=cost, time=time)

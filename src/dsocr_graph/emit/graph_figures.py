@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from dsocr_graph.emit.predicted import has_interval
 from modelmeter.categories import Category
-from modelmeter.costs import Amount, Number
+from modelmeter.costs import Amount, Number, Time
 from modelmeter.model import AnalyticModel
 from modelmeter.reports import Report
 
@@ -37,6 +38,8 @@ class Figures:
             flops = self._own.setdefault(key, Counter())
             flops[leaf.cost.matmul_flops.text] += leaf.calls
             flops[leaf.cost.vector_flops.text] += leaf.calls
+        for free in model.free:
+            self._calls[free.module, Category.HOST, free.stage] += free.calls
         self._below: dict[tuple[str, str], Counter[str]] = {}
         for (module, _, stage), flops in self._own.items():
             self._below.setdefault((module, stage), Counter()).update(flops)
@@ -57,8 +60,10 @@ class Figures:
                 above[category] = above[category] + amount if category in above else amount
 
     def own_categories(self, module: str) -> list[Category]:
-        """Return the categories of the operators that a module runs itself."""
+        """Return the categories of what a module runs itself; its views only where they are given a time."""
         found = {category for owner, category, _ in self._own if owner == module}
+        if self._report is not None:
+            found |= self._report.total.module_categories.get(module, {}).keys()
         return [category for category in Category if category in found]
 
     def calls(self, module: str, category: Category, stage: str) -> int:
@@ -105,6 +110,11 @@ class Figures:
             result[f"{name}_self"] = _typed(name, _number(own, name))
             result[f"{name}_inclusive"] = _typed(name, _number(inclusive, name))
             result[f"share_{name}"] = _number(inclusive, name) / (_number(whole, name) or 1)
+        if has_interval(whole):
+            for time, where in ((own.time or Time(), "self"), (inclusive.time or Time(), "inclusive")):
+                result[f"seconds_p10_{where}"] = time.p10 or 0.0
+                result[f"seconds_p90_{where}"] = time.p90 or 0.0
+                result[f"bound_by_{where}"] = time.bound_by if time.seconds else ""
         return result
 
 

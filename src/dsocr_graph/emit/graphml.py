@@ -49,8 +49,9 @@ def to_graphml(model: AnalyticModel, report: Report | None = None) -> str:
     Nodes are modules (`kind` "module") and, under a module that has children, the operators it runs itself, one
     node per category (`kind` "category"). Edges lead from parent to child ("contains") and, per stage, from the
     module that writes tensors to the one that reads them ("data"). With a report, figures are those of its whole
-    workload: `flops_*` in FLOPs, `bytes_*` and `fused_bytes_*` in bytes, `seconds_*` where a device is given, each
-    for the node itself (`_self`) and with everything below it (`_inclusive`); `share_*` of the whole run, 0 to 1.
+    workload: `flops_*` in FLOPs, `bytes_*` and `fused_bytes_*` in bytes, `seconds_*` where a device is given, and
+    `seconds_p10_*`, `seconds_p90_*` and `bound_by_*` where times are predicted with an interval, each for the node
+    itself (`_self`) and with everything below it (`_inclusive`); `share_*` of the whole run, 0 to 1.
     `flops_per_run_STAGE` is the inclusive FLOPs of one run of a stage, as an expression in the dims.
 
     yEd shows labels, colours (the larger share of FLOPs or bytes) and a tree layout through its own elements; Gephi

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from dsocr_graph.emit.markdown_amounts import (
+    amount_header,
+    amount_row,
+    amount_table,
+    interval,
+    seconds_of,
+    shares_of,
+    weight_of,
+)
 from dsocr_graph.emit.markdown_memory import memory_sections, missing_memory
 from dsocr_graph.emit.markdown_notes import note_sections
-from dsocr_graph.emit.markdown_table import code, share, shares, table
+from dsocr_graph.emit.markdown_table import code, table
+from dsocr_graph.emit.predicted import is_bound
 from modelmeter import AnalyticModel
 from modelmeter.costs import Amount, Number, Time
+from modelmeter.predict.time_model import PredictionFacts
 from modelmeter.reports import ItemReport, ModuleAmount, Report
 from modelmeter.units import format_bytes, format_count, format_flop_rate, format_flops, format_seconds
 
@@ -19,7 +30,9 @@ SHOWN_PAGES = 20
 """Pages shown one by one; of a longer workload the largest, the others in one row."""
 
 
-def to_markdown(model: AnalyticModel, report: Report, command: str | None = None) -> str:
+def to_markdown(
+    model: AnalyticModel, report: Report, command: str | None = None, *, sections: Iterable[str] = ()
+) -> str:
     """Write a report as Markdown.
 
     Parameters
@@ -30,23 +43,26 @@ def to_markdown(model: AnalyticModel, report: Report, command: str | None = None
         Its evaluation.
     command : str or None
         The command that makes the file again.
+    sections : iterable of str
+        What is told of the times beside them, to follow the workload: `markdown_times`.
 
     Returns
     -------
     str
         Text with a newline at its end; equal inputs give equal text.
     """
-    sections = [
+    blocks = [
         *_head(report),
         *_workload(report),
+        *sections,
         *_where(model, report),
         *_pages(report),
         *memory_sections(report),
         *note_sections(report),
     ]
     if command is not None:
-        sections += ["## Command", f"```sh\n{command}\n```"]
-    return "\n\n".join(sections) + "\n"
+        blocks += ["## Command", f"```sh\n{command}\n```"]
+    return "\n\n".join(blocks) + "\n"
 
 
 # --- headline
@@ -77,12 +93,11 @@ def _head(report: Report) -> Iterable[str]:
         f"{format_bytes(busiest.weight_bytes_read / executions)} of it weights."
     )
     if total.time is not None and report.prediction is not None:
-        device = report.prediction.device
-        time_stage = _largest(report.total.stages, _seconds)
+        time_stage = _largest(report.total.stages, seconds_of)
         text += (
-            f" On {device.name} that is **{format_seconds(total.time.seconds)}** by a {report.prediction.method}, "
+            f" {_timed(report.prediction, total.time)}, "
             f"{format_seconds(total.time.seconds / report.documents)} per document, "
-            f"most of it in {_named(time_stage, report.total.stages, total, _seconds)}."
+            f"most of it in {_named(time_stage, report.total.stages, total, seconds_of)}."
         )
     if (short := missing_memory(report)) is not None:
         text += f" **The run does not fit: {short}.**"
@@ -91,6 +106,14 @@ def _head(report: Report) -> Iterable[str]:
         f"The model has {format_count(report.model.parameters)} parameters ({report.model.parameters:,}), "
         f"{format_bytes(report.model.parameter_bytes)}."
     )
+
+
+def _timed(prediction: PredictionFacts, time: Time) -> str:
+    name, total = prediction.device.name, f"**{format_seconds(time.seconds)}**"
+    if is_bound(prediction):
+        return f"On {name} that is {total} by a {prediction.method}"
+    ends = "" if time.p10 is None else f" ({interval(time)} from p10 to p90)"
+    return f"On {name} it is predicted to take {total}{ends}"
 
 
 def _largest(amounts: Mapping[str, Amount], of: Callable[[Amount], Number]) -> str:
@@ -104,10 +127,6 @@ def _named(name: str, amounts: Mapping[str, Amount], total: Amount, of: Callable
 
 def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _seconds(amount: Amount) -> float:
-    return amount.time.seconds if amount.time is not None else 0.0
 
 
 # --- workload
@@ -147,12 +166,12 @@ def _workload(report: Report) -> Iterable[str]:
     if timed:
         header += ["time", "time per document"]
         per_row = [*(item.documents for item in shown)]
-        seconds = [_seconds(item.breakdown.total) for item in shown]
+        seconds = [seconds_of(item.breakdown.total) for item in shown]
         if others:
             per_row.append(sum(item.documents for item in others))
-            seconds.append(sum(_seconds(item.breakdown.total) for item in others))
+            seconds.append(sum(seconds_of(item.breakdown.total) for item in others))
         per_row.append(report.documents)
-        seconds.append(_seconds(report.total.total))
+        seconds.append(seconds_of(report.total.total))
         for row, count, time in zip(rows, per_row, seconds, strict=True):
             row += [format_seconds(time), format_seconds(time / count)]
     yield table(header, rows)
@@ -194,122 +213,50 @@ def _where(model: AnalyticModel, report: Report) -> Iterable[str]:
     total = report.total
     yield "## Where the work goes"
     if report.prediction is not None:
-        device = report.prediction.device
-        peaks = ", ".join(
-            f"{name} {format_flop_rate(rate)}" for name, rate in sorted(device.matrix_flops_per_second.items())
-        )
-        yield (
-            f"Times are a {report.prediction.method}, with {report.prediction.traffic} traffic on {device.name}: "
-            f"dense matrix peaks {peaks}; vector units {format_flop_rate(device.vector_flops_per_second)}; memory "
-            f"{format_bytes(device.bytes_per_second)}/s. They leave out the host and what kernels "
-            "lose against peak: no predictions."
-        )
+        yield _times_are(report.prediction)
     yield "### By stage"
     descriptions = {stage.name: stage.description for stage in model.stages}
     if any(descriptions[name] for name in total.stages):
         yield "\n".join(f"- **{name}**: {descriptions[name]}" for name in total.stages if descriptions[name])
-    yield _amount_table("stage", total.stages)
+    yield amount_table("stage", total.stages)
     yield "Mean of one execution:"
     yield _per_execution(report)
     yield "### By component"
-    yield _amount_table("component", total.components)
+    yield amount_table("component", total.components)
     yield "### By category"
-    yield _amount_table("category", {category.value: amount for category, amount in total.categories.items()})
+    yield amount_table("category", {category.value: amount for category, amount in total.categories.items()})
     by = "time" if total.total.time is not None else "bytes"
     yield f"### Largest modules, everything below included (top {TOP} by {by})"
     yield "Modules contain each other, so their shares overlap."
-    yield _module_table(report, lambda module: module.inclusive, _weight)
+    yield _module_table(report, lambda module: module.inclusive, weight_of)
     yield f"### Largest modules, own operators only (top {TOP} by {by})"
-    yield _module_table(report, lambda module: module.own, _weight)
+    yield _module_table(report, lambda module: module.own, weight_of)
     yield f"### Largest modules, own operators only (top {TOP} by FLOPs)"
     yield _module_table(report, lambda module: module.own, lambda amount: amount.cost.flops)
     yield f"### Largest kinds of work in a module (top {TOP} by {by})"
     yield _cell_table(report)
 
 
-def _weight(amount: Amount) -> Number:
-    """Return what amounts are ranked by: time, or traffic where there is no device."""
-    return amount.cost.bytes if amount.time is None else amount.time.seconds
-
-
-def _amount_table(title: str, amounts: Mapping[str, Amount]) -> str:
-    """Return a table of the parts of a whole, largest first, with a row for their sum."""
-    ordered = sorted(amounts.items(), key=lambda entry: (-_weight(entry[1]), entry[0]))
-    parts = [amount for _, amount in ordered]
-    total = sum(parts, Amount())
-    percentages = [
-        shares([part.cost.flops for part in parts]),
-        shares([part.cost.bytes for part in parts]),
-        shares([_seconds(part) for part in parts]),
-    ]
-    rows = [
-        _amount_row(name, amount, [column[index] for column in percentages])
-        for index, (name, amount) in enumerate(ordered)
-    ]
-    rows.append(_amount_row("**all**", total, _shares_of(total, total)))
-    return table([title, *_amount_header(timed=total.time is not None)], rows)
-
-
-def _shares_of(part: Amount, total: Amount) -> list[str]:
-    return [
-        share(part.cost.flops, total.cost.flops),
-        share(part.cost.bytes, total.cost.bytes),
-        share(_seconds(part), _seconds(total)),
-    ]
-
-
-def _amount_header(*, timed: bool) -> list[str]:
-    header = ["calls", "FLOPs", "%", "bytes", "%", "fused bytes", "FLOP/byte"]
-    return [*header, "time", "%", "bound by"] if timed else header
-
-
-def _amount_row(name: str, amount: Amount, percentages: Sequence[str]) -> list[str]:
-    flops, moved, seconds = percentages
-    cost, time = amount.cost, amount.time
-    return [
-        name,
-        f"{cost.calls:,}",
-        format_flops(cost.flops),
-        flops,
-        format_bytes(cost.bytes),
-        moved,
-        format_bytes(cost.fused_bytes),
-        intensity(amount),
-        *([] if time is None else [format_seconds(time.seconds), seconds, bound(time)]),
-    ]
-
-
-def intensity(amount: Amount) -> str:
-    """Write FLOPs per byte of unfused traffic.
-
-    Examples
-    --------
-    >>> from modelmeter.costs import Cost
-    >>> intensity(Amount(cost=Cost(matmul_flops=300, bytes=2)))
-    '150'
-    """
-    if not amount.cost.bytes or not amount.cost.flops:
-        return "-"
-    return format_significant(amount.cost.flops / amount.cost.bytes)
-
-
-def format_significant(value: float) -> str:
-    """Write a number with three significant digits and no exponent.
-
-    Examples
-    --------
-    >>> format_significant(0.876), format_significant(1234.5), format_significant(12.0)
-    ('0.876', '1,234', '12.0')
-    """
-    return f"{value:,.0f}" if value >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def bound(time: Time) -> str:
-    """Write what bounds most of the time, and how much of it."""
-    if not time.seconds:
-        return "-"
-    parts = {"matrix units": time.matrix_units, "vector units": time.vector_units, "memory": time.memory}
-    return f"{time.bound_by} {parts[time.bound_by] / time.seconds:.0%}"
+def _times_are(prediction: PredictionFacts) -> str:
+    """Say what the times in the tables are: a bound by a device's peaks, or a prediction."""
+    device = prediction.device
+    matrix = ", ".join(
+        f"{name} {format_flop_rate(rate)}" for name, rate in sorted(device.matrix_flops_per_second.items())
+    )
+    rates = (
+        f"{matrix}; vector units {format_flop_rate(device.vector_flops_per_second)}; memory "
+        f"{format_bytes(device.bytes_per_second)}/s."
+    )
+    if is_bound(prediction):
+        return (
+            f"Times are a {prediction.method}, with {prediction.traffic} traffic on {device.name}: dense matrix peaks "
+            f"{rates} They leave out the host and what kernels lose against peak: no predictions."
+        )
+    return (
+        f"Times are predictions for {device.name}, runtime {prediction.runtime}: see Predicted time. A kernel is bound "
+        f"by the longest of its FLOPs and bytes over these rates: matrix products {rates} What waits for the host is "
+        "bound by the host."
+    )
 
 
 def _per_execution(report: Report) -> str:
@@ -325,18 +272,20 @@ def _per_execution(report: Report) -> str:
             format_bytes(amount.cost.weight_bytes_read / count),
             format_count(amount.cost.calls / count),
         ]
-        rows.append([*row, format_seconds(_seconds(amount) / count)] if timed else row)
+        rows.append([*row, format_seconds(seconds_of(amount) / count)] if timed else row)
     header = ["stage", "executions", "FLOPs", "bytes", "of which weights", "operator calls"]
     return table([*header, "time"] if timed else header, rows)
 
 
 def _module_table(report: Report, of: Callable[[ModuleAmount], Amount], rank: Callable[[Amount], Number]) -> str:
     total = report.total.total
-    modules = {name: module for name, module in report.total.modules.items() if of(module).cost.calls}
+    modules = {
+        name: module for name, module in report.total.modules.items() if of(module).cost.calls or seconds_of(of(module))
+    }
     largest = sorted(modules, key=lambda name: (-rank(of(modules[name])), name))[:TOP]
-    rows = [_amount_row(code(name), of(modules[name]), _shares_of(of(modules[name]), total)) for name in largest]
+    rows = [amount_row(code(name), of(modules[name]), shares_of(of(modules[name]), total), total) for name in largest]
     rows = [[row[0], modules[name].class_name, *row[1:]] for row, name in zip(rows, largest, strict=True)]
-    return table(["module", "class", *_amount_header(timed=total.time is not None)], rows, left=2)
+    return table(["module", "class", *amount_header(total)], rows, left=2)
 
 
 def _cell_table(report: Report) -> str:
@@ -346,10 +295,10 @@ def _cell_table(report: Report) -> str:
         for module, categories in report.total.module_categories.items()
         for category, amount in categories.items()
     ]
-    largest = sorted(cells, key=lambda cell: (-_weight(cell[2]), cell[0], cell[1]))[:TOP]
-    rows = [_amount_row(code(module), amount, _shares_of(amount, total)) for module, _, amount in largest]
+    largest = sorted(cells, key=lambda cell: (-weight_of(cell[2]), cell[0], cell[1]))[:TOP]
+    rows = [amount_row(code(module), amount, shares_of(amount, total), total) for module, _, amount in largest]
     rows = [[row[0], cell[1], *row[1:]] for row, cell in zip(rows, largest, strict=True)]
-    return table(["module", "category", *_amount_header(timed=total.time is not None)], rows, left=2)
+    return table(["module", "category", *amount_header(total)], rows, left=2)
 
 
 # --- by page
@@ -363,7 +312,7 @@ def _pages(report: Report) -> Iterable[str]:
     yield _page_table(report, lambda amount: amount.cost.bytes, format_bytes, "stage")
     if report.total.total.time is not None:
         yield "### Time by page and stage"
-        yield _page_table(report, _seconds, format_seconds, "stage")
+        yield _page_table(report, seconds_of, format_seconds, "stage")
     yield "### FLOPs by page and component"
     yield _page_table(report, lambda amount: amount.cost.flops, format_flops, "component")
     yield "### Bytes by page and component"

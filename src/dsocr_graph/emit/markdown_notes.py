@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from dsocr_graph.emit.markdown_table import code, shares, table
+from dsocr_graph.emit.predicted import is_bound
 from modelmeter.reports import MoEReport, Report
 from modelmeter.units import format_bytes, format_count, format_flops
 
@@ -151,9 +152,16 @@ def _conventions(report: Report) -> Sequence[str]:
     ]
     if report.prediction is None:
         lines.append("No device was given, so there are no times.")
-    else:
+    elif is_bound(report.prediction):
         lines.append(
             "The roofline divides by datasheet peaks. It leaves out launches, host work, synchronisation and what "
             "kernels lose against peak, so real runs take longer, decode by the most."
         )
+    else:
+        lines += [
+            "Times are predicted from measured kernels. A call's time is by how much it moves the end of its stage, so "
+            "that the times of a stage's calls add up to it.",
+            "p10 to p90: of ten runs one is expected below and one above, by the errors of the measurements and the "
+            "choice of experts.",
+        ]
     return lines

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from attrs import asdict, frozen
 
 from dsocr_graph.errors import ModelConfigError, UnknownModelError
-from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
+from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig, MoEImplementation
 from dsocr_graph.models.stage_spec import StageSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from dsocr_graph.models.deepseek_ocr.running import RunnableModel
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
@@ -66,6 +69,8 @@ class NamedModel:
     source: str
     config: Callable[[Variant], Mapping[str, object]]  # decides the cost; part of the cache key
     build: Callable[[Variant], tuple[nn.Module, tuple[StageSpec, ...]]]  # needs torch
+    # How it runs with weights, by variant and implementation of the experts; needs torch. None: it cannot be measured.
+    runnable: Callable[[Variant, MoEImplementation], RunnableModel] | None = None
 
 
 def model_named(name: str) -> NamedModel:
@@ -94,13 +99,23 @@ STAGE_DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def _deepseek_ocr_config(variant: Variant) -> DeepseekOCRConfig:
-    return DeepseekOCRConfig().with_implementations(
-        attn_implementation=cast("Attention", variant.attention), moe_implementation="grouped"
+def _deepseek_ocr(name: str, size: DeepseekOCRConfig, *, description: str, source: str) -> NamedModel:
+    def config(variant: Variant) -> DeepseekOCRConfig:
+        return size.with_implementations(
+            attn_implementation=cast("Attention", variant.attention), moe_implementation="grouped"
+        )
+
+    return NamedModel(
+        name=name,
+        description=description,
+        source=source,
+        config=lambda variant: config(variant).to_dict(),
+        build=lambda variant: _build(config(variant), variant),
+        runnable=lambda variant, moe: _runnable(config(variant).with_implementations(moe_implementation=moe), variant),
     )
 
 
-def _deepseek_ocr(variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
+def _build(config: DeepseekOCRConfig, variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
     import torch
 
     from dsocr_graph.models.deepseek_ocr import (
@@ -110,8 +125,7 @@ def _deepseek_ocr(variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
         stage_inputs,
     )
 
-    config = _deepseek_ocr_config(variant)
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[variant.dtype]
+    dtype = _torch_dtype(variant)
     with torch.device("meta"):
         model = DeepseekOCRForCausalLM(config).eval().to(dtype)
     cells = variant.base_size // config.vision_cell
@@ -138,12 +152,32 @@ def _deepseek_ocr(variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
     return model, tuple(stages)
 
 
+def _runnable(config: DeepseekOCRConfig, variant: Variant) -> RunnableModel:
+    from dsocr_graph.models.deepseek_ocr.running import RunnableModel
+
+    return RunnableModel(config=config, base_size=variant.base_size, view_size=CROP_SIZE, dtype=_torch_dtype(variant))
+
+
+def _torch_dtype(variant: Variant) -> torch.dtype:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[variant.dtype]
+
+
 MODELS: Mapping[str, NamedModel] = {
-    "deepseek-ocr": NamedModel(
-        name="deepseek-ocr",
-        description="DeepSeek-OCR: SAM and CLIP encoders, projector, DeepSeek-V2 decoder with 64 experts",
-        source="deepseek-ai/DeepSeek-OCR: config.json and the published modeling code",
-        config=lambda variant: _deepseek_ocr_config(variant).to_dict(),
-        build=_deepseek_ocr,
-    ),
+    model.name: model
+    for model in (
+        _deepseek_ocr(
+            "deepseek-ocr",
+            DeepseekOCRConfig(),
+            description="DeepSeek-OCR: SAM and CLIP encoders, projector, DeepSeek-V2 decoder with 64 experts",
+            source="deepseek-ai/DeepSeek-OCR: config.json and the published modeling code",
+        ),
+        _deepseek_ocr(
+            "deepseek-ocr-tiny",
+            DeepseekOCRConfig.tiny(),
+            description="the same code at toy size, for trying things out: 3 decoder layers, 8 experts, 0.3 M parameters",
+            source="DeepseekOCRConfig.tiny()",
+        ),
+    )
 }

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -303,3 +304,22 @@ def test_sums_of_texts_join_like_terms(counts: dict[str, int], text: str) -> Non
 def test_only_nothing_is_written_as_nothing() -> None:
     """A share too small to show is not shown as none."""
     assert [percent(share) for share in (0.0, 0.0001, 0.0005, 1.0)] == ["0 %", "<0.1 %", "0.1 %", "100.0 %"]
+
+
+def test_predicted_times_have_their_interval_and_views(toy: ModuleType) -> None:
+    """The wrapper's three views are a node of their own: 1.5 s; below it is work of 0.6 to 1.4 times 9 + 15 s."""
+    predicted = evaluate(toy.scheduled_toy_model(), toy.toy_workload(), time_model=toy.ToyClock())
+    graph = read(to_graphml(toy.scheduled_toy_model(), predicted))
+    views = graph.nodes["model#host"]
+    assert (views["seconds_self"], views["bound_by_self"], views["calls_prefill"]) == (1.5, "host", 3)
+    # prefill: up 2, act 4, experts 3; decode, three steps: cat 1, up 4
+    wrapper = graph.nodes["model"]
+    assert wrapper["seconds_inclusive"] == 1.5 + 9 + 15
+    assert wrapper["seconds_p10_inclusive"] == pytest.approx(1.5 + 0.6 * 24)
+    assert wrapper["seconds_p90_inclusive"] == pytest.approx(1.5 + 1.4 * 24)
+    assert graph.nodes["model.spare"]["bound_by_inclusive"] == ""
+    bounded = read(
+        to_graphml(toy.toy_model(), evaluate(toy.toy_model(), toy.toy_workload(), device=load_device("h200")))
+    )
+    assert "model#host" not in bounded
+    assert "seconds_p10_self" not in bounded.nodes["model"]

@@ -10,7 +10,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsocr_graph.emit.markdown import SHOWN_PAGES, format_significant, to_markdown
+from dsocr_graph.emit.markdown import SHOWN_PAGES, to_markdown
+from dsocr_graph.emit.markdown_amounts import format_significant
 from dsocr_graph.emit.markdown_table import share, shares, table
 from modelmeter.devices import load_device
 from modelmeter.evaluate import evaluate

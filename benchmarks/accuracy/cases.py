@@ -1,0 +1,114 @@
+"""The declared list of calibrated sizes and held-out cases: cases.toml as records."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from dsocr_graph.workloads import mode_named
+
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+BASE_SIZE = mode_named("Base").base_size  # of all stages but the global view, which has no dims of its own
+
+
+@frozen(kw_only=True)
+class Sizes:
+    """One execution of a stage."""
+
+    stage: str
+    base_size: int  # pixels per side of the global view
+    bindings: Mapping[str, int]
+
+
+@frozen(kw_only=True)
+class Case(Sizes):
+    """A stage that is measured and predicted, and never calibrated."""
+
+    split: str
+    repeats: int
+
+    @property
+    def name(self) -> str:
+        """The stage with its sizes, such as "decode B=1 T=913"."""
+        sizes = {"base": self.base_size} if self.stage == "vision_global" else self.bindings
+        return " ".join((self.stage, *(f"{name}={size}" for name, size in sizes.items())))
+
+
+@frozen(kw_only=True)
+class Target:
+    """A device and a dtype, with what is calibrated and what is held out."""
+
+    name: str
+    device: str  # "cpu" or "cuda"
+    dtype: str
+    threads: int
+    passes: int
+    workload: str | None  # a profile whose total is compared too
+    calibrate: tuple[Sizes, ...] = field(repr=False)
+    cases: tuple[Case, ...] = field(repr=False)
+
+    @property
+    def data(self) -> Path:
+        """Where its calibration, its measurements and the compiled models lie."""
+        return DATA / self.name
+
+    @property
+    def base_sizes(self) -> tuple[int, ...]:
+        """Every page size that occurs, the one of the other stages first."""
+        return tuple(dict.fromkeys((BASE_SIZE, *(sizes.base_size for sizes in (*self.calibrate, *self.cases)))))
+
+
+def read_targets(path: Path = HERE / "cases.toml") -> dict[str, Target]:
+    """Return every target of the list, by name."""
+    return {name: _target(name, entry) for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def _target(name: str, entry: Mapping[str, Any]) -> Target:
+    calibrated = [
+        sizes
+        for stage, grids in entry["calibrate"].items()
+        for grid in (grids if isinstance(grids, list) else [grids])
+        for sizes in _sizes(stage, grid)
+    ]
+    cases = [
+        Case(
+            stage=sizes.stage,
+            base_size=sizes.base_size,
+            bindings=sizes.bindings,
+            split=case["split"],
+            repeats=case["repeats"],
+        )
+        for case in entry["cases"]
+        for sizes in _sizes(
+            case["stage"], {**case.get("dims", {}), **({"mode": case["mode"]} if "mode" in case else {})}
+        )
+    ]
+    return Target(
+        name=name,
+        device=entry["device"],
+        dtype=entry["dtype"],
+        threads=entry["threads"],
+        passes=entry["passes"],
+        workload=entry.get("workload"),
+        calibrate=tuple(calibrated),
+        cases=tuple(cases),
+    )
+
+
+def _sizes(stage: str, grid: Mapping[str, Any]) -> Iterator[Sizes]:
+    """Yield the points of a grid: dims with a list take every value; "S - 10" follows from another dim."""
+    base_size = mode_named(grid["mode"]).base_size if "mode" in grid else BASE_SIZE
+    axes = {name: value if isinstance(value, list) else [value] for name, value in grid.items() if name != "mode"}
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        for name, value in point.items():
+            if isinstance(value, str):
+                dim, _, less = value.partition(" - ")
+                point[name] = point[dim] - int(less)
+        yield Sizes(stage=stage, base_size=base_size, bindings=point)

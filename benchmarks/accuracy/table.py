@@ -1,0 +1,290 @@
+"""The error table: what was predicted from the kept calibration, beside what was measured and four baselines.
+
+Needs no torch and no device: it reads the calibration, the measurements and the compiled models that `collect.py` left in
+benchmarks/accuracy/data/TARGET. Prints the table and writes benchmarks/results/accuracy-TARGET.json and .md.
+
+    python benchmarks/accuracy/table.py [TARGET ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, frozen
+from baselines import Roofline, fitted_roofline, larger_of_host_and_device, sum_of_device_times
+from cases import Case, Target, read_targets
+
+import modelmeter
+from dsocr_graph.emit.markdown_table import table
+from dsocr_graph.workloads import bind_profile, load_profile
+from modelmeter.evaluate import evaluate
+from modelmeter.measured_total import measured_total
+from modelmeter.measurement import Measurement, StageMeasurement, read_measurement
+from modelmeter.model import AnalyticModel
+from modelmeter.predict import Calibrated, Calibration, DeviceFacts, read_calibration
+from modelmeter.serialize import read_model
+
+RESULTS = Path(__file__).parents[1] / "results"
+Predict = Callable[[AnalyticModel, str, Mapping[str, int]], float]
+
+
+@frozen(kw_only=True)
+class Row:
+    """One held-out case; seconds."""
+
+    case: str
+    split: str
+    stage: str
+    runs: int
+    measured: float  # median CPU time, or wall time on a GPU
+    wall: float  # median
+    spread: float  # half the quartiles' range over the median
+    predicted: float
+    p10: float
+    p90: float
+    baselines: Mapping[str, float]
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def covered(self) -> bool:
+        """Whether the measured time lies in the predicted interval."""
+        return self.p10 <= self.measured <= self.p90
+
+
+def main() -> int:
+    """Recompute the tables of the targets that have data."""
+    targets = read_targets()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(targets)}; default: all with data")
+    names = parser.parse_args().targets or [name for name, target in targets.items() if target.data.exists()]
+    for name in names:
+        if name not in targets:
+            sys.exit(f"no target {name!r} in cases.toml; it has {', '.join(targets)}")
+        document, text = report(targets[name])
+        print(text)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"accuracy-{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        (RESULTS / f"accuracy-{name}.md").write_text(text, encoding="utf-8")
+    return 0
+
+
+def report(target: Target) -> tuple[dict[str, Any], str]:
+    """Return a target's error table as a document and as Markdown."""
+    calibration = read_calibration(target.data / "calibration.json.gz")
+    models = {size: read_model(target.data / f"model-base{size}.json.gz") for size in target.base_sizes}
+    measurements = {size: read_measurement(target.data / f"measurement-base{size}.json") for size in target.base_sizes}
+    for measurement in measurements.values():
+        calibration.require(measurement.machine)
+    predictor = Calibrated(calibration=calibration)
+    baselines = _baselines(calibration, predictor, target)
+    rows = [
+        _row(case, found, models[case.base_size], predictor, baselines)
+        for case in target.cases
+        if (found := _measured(measurements[case.base_size], case)) is not None
+    ]
+    missing = [case.name for case in target.cases if _measured(measurements[case.base_size], case) is None]
+    splits = {split: _summary([row for row in rows if row.split == split]) for split in _distinct(rows, "split")}
+    stages = {stage: _summary([row for row in rows if row.stage == stage]) for stage in _distinct(rows, "stage")}
+    summary = {"all": _summary(rows), **splits, **stages}
+    total = _total(target, models, measurements, predictor) if target.workload else None
+    document = {
+        "target": target.name,
+        "machine": asdict(calibration.machine),
+        "date": calibration.date,
+        "drift": round(calibration.drift, 4),
+        "not_measured": missing,
+        "summary": summary,
+        "workload": total,
+        "cases": [{**asdict(row), "error": row.error, "covered": row.covered} for row in rows],
+    }
+    return _rounded(document), _markdown(target, calibration, rows, summary, total, missing)
+
+
+def _baselines(calibration: Calibration, predictor: Calibrated, target: Target) -> dict[str, Predict]:
+    peaks = predictor.facts.device
+    if target.device == "cuda":
+        peaks = DeviceFacts.of(modelmeter.load_device(calibration.machine.device))
+    return {
+        "roofline": Roofline(peaks=peaks).seconds,
+        "roofline with floor": fitted_roofline(calibration, peaks, target.dtype).seconds,
+        "sum of device times": sum_of_device_times(predictor),
+        "max(host, device)": larger_of_host_and_device(predictor),
+    }
+
+
+def _measured(measurement: Measurement, case: Case) -> StageMeasurement | None:
+    for stage in measurement.stages:
+        if stage.stage == case.stage and dict(stage.bindings) == dict(case.bindings):
+            return stage
+    return None
+
+
+def _row(
+    case: Case,
+    measured: StageMeasurement,
+    model: AnalyticModel,
+    predictor: Calibrated,
+    baselines: Mapping[str, Predict],
+) -> Row:
+    time = predictor.seconds(model, case.stage, case.bindings)
+    assert time.p10 is not None
+    assert time.p90 is not None
+    return Row(
+        case=case.name,
+        split=case.split,
+        stage=case.stage,
+        runs=len(measured.wall_seconds),
+        measured=measured.seconds,
+        wall=statistics.median(measured.wall_seconds),
+        spread=measured.spread,
+        predicted=time.seconds,
+        p10=time.p10,
+        p90=time.p90,
+        baselines={name: predict(model, case.stage, case.bindings) for name, predict in baselines.items()},
+    )
+
+
+def _distinct(rows: Iterable[Row], name: str) -> list[str]:
+    return list(dict.fromkeys(getattr(row, name) for row in rows))
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the errors of some cases: of the prediction with the coverage of its intervals, and of each baseline."""
+    names = list(rows[0].baselines)
+    return {
+        "cases": len(rows),
+        "prediction": {
+            **_errors([row.error for row in rows]),
+            "coverage": sum(row.covered for row in rows) / len(rows),
+        },
+        "baselines": {name: _errors([row.baselines[name] / row.measured - 1 for row in rows]) for name in names},
+    }
+
+
+def _errors(errors: Sequence[float]) -> dict[str, float]:
+    sizes = sorted(abs(error) for error in errors)
+    return {
+        "median": statistics.median(sizes),
+        "p90": sizes[min(len(sizes) - 1, round(0.9 * (len(sizes) - 1)))],
+        "max": sizes[-1],
+        "signed median": statistics.median(errors),
+        "within 5 %": sum(size <= 0.05 for size in sizes) / len(sizes),
+        "within 10 %": sum(size <= 0.10 for size in sizes) / len(sizes),
+    }
+
+
+def _total(
+    target: Target,
+    models: Mapping[int, AnalyticModel],
+    measurements: Mapping[int, Measurement],
+    predictor: Calibrated,
+) -> dict[str, Any]:
+    """Return the whole workload: predicted, and measured as stages times their counts."""
+    assert target.workload is not None
+    workload = bind_profile(load_profile(target.workload))
+    size = int(workload.facts["base_size"])
+    time = evaluate(models[size], workload, time_model=predictor).total.total.time
+    assert time is not None
+    measured = measured_total(workload, measurements[size])
+    return {
+        "workload": target.workload,
+        "measured": measured,
+        "predicted": time.seconds,
+        "p10": time.p10,
+        "p90": time.p90,
+        "error": time.seconds / measured - 1,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _markdown(
+    target: Target,
+    calibration: Calibration,
+    rows: Sequence[Row],
+    summary: Mapping[str, Any],
+    total: Mapping[str, Any] | None,
+    missing: Sequence[str],
+) -> str:
+    machine = calibration.machine
+    unit = "CPU time" if machine.kind == "cpu" else "wall time"
+    parts = [
+        f"# Accuracy: {target.name}",
+        "",
+        f"{machine.device}, {machine.threads} thread(s), torch {machine.torch}, {calibration.date}; "
+        f"{len(calibration.samples):,} calibrated calls, drift of the sentinels {calibration.drift:.1%}. Seconds are "
+        f"{unit}; the error is predicted over measured, less 1. Made by `python benchmarks/accuracy/table.py "
+        f"{target.name}` from benchmarks/accuracy/data/{target.name}.",
+        "",
+        _summary_table(summary),
+        "",
+        _baseline_table(summary),
+        "",
+    ]
+    if total is not None:
+        parts += [
+            f"The whole workload {total['workload']}: predicted {total['predicted']:.1f} s "
+            f"({total['p10']:.1f} to {total['p90']:.1f}), measured {total['measured']:.1f} s as stages times their "
+            f"counts, decode between its measured steps: **{total['error']:+.1%}**.",
+            "",
+        ]
+    if missing:
+        parts += [f"Declared and not measured: {', '.join(missing)}.", ""]
+    return "\n".join([*parts, _case_table(rows), ""])
+
+
+def _summary_table(summary: Mapping[str, Any]) -> str:
+    header = ["cases", "N", "median", "p90", "max", "signed median", "within 5 %", "within 10 %", "in p10-p90"]
+    rows = [
+        [name, str(item["cases"]), *(f"{figure:.1%}" for figure in item["prediction"].values())]
+        for name, item in summary.items()
+    ]
+    return table(header, rows)
+
+
+def _baseline_table(summary: Mapping[str, Any]) -> str:
+    everything = summary["all"]
+    rows = [
+        [name, *(f"{figures[column]:.1%}" for column in ("median", "p90", "max", "signed median"))]
+        for name, figures in (("prediction", everything["prediction"]), *everything["baselines"].items())
+    ]
+    return table(["all cases by", "median", "p90", "max", "signed median"], rows)
+
+
+def _case_table(rows: Sequence[Row]) -> str:
+    header = ["case", "split", "N", "spread", "wall s", "measured s", "predicted s", "p10-p90", "error"]
+    lines = [
+        [
+            row.case,
+            row.split,
+            str(row.runs),
+            f"{row.spread:.1%}",
+            f"{row.wall:.4g}",
+            f"{row.measured:.4g}",
+            f"{row.predicted:.4g}",
+            f"{row.p10:.4g}-{row.p90:.4g}",
+            f"{row.error:+.1%}",
+        ]
+        for row in rows
+    ]
+    return table(header, lines, left=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Kernels of an engine as records: the sizes that measured tables are looked up by, and the work at these sizes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import frozen
+
+from modelmeter.predict.lattice import Sizes
+
+_BYTES = 2  # per element of bf16 and fp16, which engines run
+
+
+@frozen(kw_only=True)
+class Work:
+    """What a kernel does."""
+
+    flops: float  # of matrix products
+    bytes: float  # operands read and results written, each once
+    cold_bytes: float = 0.0  # of them weights and cached keys, which no cache holds from one step to the next
+
+
+@frozen(kw_only=True)
+class Gemm:
+    """y[rows, out] = x[rows, in] @ w[out, in].T, the weights cold.
+
+    Examples
+    --------
+    >>> Gemm(rows=3, out_features=2, in_features=4).work
+    Work(flops=48, bytes=52, cold_bytes=16)
+    """
+
+    family: ClassVar[str] = "gemm"
+
+    rows: float
+    out_features: float
+    in_features: float
+
+    @property
+    def work(self) -> Work:
+        """Two FLOPs per multiply-add, three operands."""
+        weights = self.out_features * self.in_features
+        rows = self.rows * (self.out_features + self.in_features)
+        return Work(flops=2 * self.rows * weights, bytes=_BYTES * (weights + rows), cold_bytes=_BYTES * weights)
+
+    @property
+    def sizes(self) -> Sizes:
+        """As tables have them: (n, k, m)."""
+        return (self.out_features, self.in_features, self.rows)
+
+
+@frozen(kw_only=True)
+class Product:
+    """Matrix work that is as efficient as a product of the same sizes, but moves other bytes.
+
+    A convolution is a product over its taps; products in a batch are one with the rows of all.
+    """
+
+    family: str  # "convolution" or "batched product"
+    like: Gemm
+    work: Work
+
+
+@frozen(kw_only=True)
+class Attention:
+    """One fused attention; fields as in `modelmeter.layers.ScaledDotProductAttention`."""
+
+    batch: float
+    heads: float
+    kv_heads: float
+    query_length: float
+    key_length: float
+    head_dim: float
+    causal: bool = False
+    mask_bytes: float = 0.0
+
+    @property
+    def family(self) -> str:
+        """A mask that is read makes it another operator."""
+        return "attention with bias" if self.mask_bytes else "attention"
+
+    @property
+    def work(self) -> Work:
+        """A causal kernel skips half of the products; keys and values are cold for a single new token."""
+        pairs = self.query_length * self.key_length / (2 if self.causal else 1)
+        keys = 2 * self.batch * self.kv_heads * self.key_length * self.head_dim * _BYTES
+        queries = 2 * self.batch * self.heads * self.query_length * self.head_dim * _BYTES
+        return Work(
+            flops=4 * self.batch * self.heads * pairs * self.head_dim,
+            bytes=keys + queries + self.mask_bytes,
+            cold_bytes=keys if self.query_length == 1 else 0.0,
+        )
+
+
+@frozen(kw_only=True)
+class Experts:
+    """A mixture of gated experts as one call, from sorting the tokens to the weighted sum."""
+
+    family: ClassVar[str] = "experts"
+
+    tokens: float
+    hidden_size: float
+    intermediate_size: float
+    experts_per_token: float
+    experts: float
+    active_experts: float  # experts that have rows
+
+    @property
+    def rows_per_expert(self) -> float:
+        """Mean rows of an expert, which decide how efficient its products are."""
+        return self.tokens * self.experts_per_token / self.experts
+
+    @property
+    def work(self) -> Work:
+        """Three products per row; the weights of the experts that have rows, the rows read and written."""
+        rows, expert = self.tokens * self.experts_per_token, 3 * self.hidden_size * self.intermediate_size
+        weights = self.active_experts * expert * _BYTES
+        return Work(flops=2 * rows * expert, bytes=weights + 2 * rows * self.hidden_size * _BYTES, cold_bytes=weights)
+
+
+@frozen(kw_only=True)
+class Streaming:
+    """A memory-bound kernel: everything that runs between two matrix products, fused."""
+
+    family: ClassVar[str] = "memory"
+
+    bytes: float
+    vector_flops: float
+
+    @property
+    def work(self) -> Work:
+        """Bytes alone."""
+        return Work(flops=0.0, bytes=self.bytes)
+
+
+@frozen(kw_only=True)
+class Untabled:
+    """Matrix work of a kind that no table has, such as the router's product in fp32."""
+
+    family: str
+    work: Work
+    on_matrix_units: bool
+
+
+Call = Gemm | Product | Attention | Experts | Streaming | Untabled

@@ -1,0 +1,135 @@
+"""`dsocr-graph calibrate`: its options, and what it runs; torch is imported only once it runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsocr_graph.errors import OptionError
+
+if TYPE_CHECKING:
+    from modelmeter.model import AnalyticModel
+
+DEFAULT_MINUTES = {"cpu": 15.0, "cuda": 10.0}
+
+
+def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand to the command line.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_calibrate(parser.add_subparsers())
+    >>> parser.parse_args(["calibrate", "--points", "decode:B=1,T=913"]).points
+    ['decode:B=1,T=913']
+    """
+    parser = commands.add_parser(
+        "calibrate",
+        help="time a model's operator calls on this machine",
+        description="Time every operator call that a model makes, one by one, on this machine, and write one file that "
+        "`dsocr-graph analyze --calibration FILE` predicts times from.",
+    )
+    parser.add_argument("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+    variant = parser.add_argument_group("variant")
+    variant.add_argument(
+        "--mode",
+        action="append",
+        default=[],
+        help="Tiny, Small, Base, Large or Gundam, for the size of the global view; repeatable (default: Gundam)",
+    )
+    variant.add_argument("--dtype", default="bf16", help="bf16 or fp32 (default: %(default)s)")
+    variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads within an operator (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--passes", type=int, default=3, metavar="N", help="how often each call is timed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="time for all passes together (default: 15 on a CPU, 10 on a GPU)"
+    )
+    parser.add_argument(
+        "--points",
+        action="append",
+        default=[],
+        metavar="STAGE:DIM=SIZE,...",
+        help="time these sizes, such as decode:B=1,T=913, instead of the standard ones; repeatable",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="what to write (default: calibrations/DEVICE-DTYPE.json); FILE.partial keeps what an interrupted run has",
+    )
+    parser.set_defaults(run=run_calibrate)
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Compile the variants, time their calls and write the file; return the exit status."""
+    from dsocr_graph.timing.calibrate import calibrate
+    from dsocr_graph.timing.machine import this_machine
+    from dsocr_graph.timing.plan import STANDARD_LATTICES, parse_point, standard_points
+
+    # What is wrong is said now, not after a minute of compiling.
+    machine = this_machine(options.device, threads=options.threads)
+    points = [parse_point(text) for text in options.points]
+    if options.minutes is not None and not options.minutes > 0:
+        raise OptionError(f"minutes is {options.minutes}; give the time that one pass needs, at least")
+    progress = _progress()
+    models = _compiled(options, progress)
+    out: Path = options.out or Path("calibrations") / f"{_slug(machine.device)}-{options.dtype}.json"
+    calibrate(
+        [(model, points or standard_points(model, STANDARD_LATTICES[machine.kind])) for model in models],
+        device=options.device,
+        threads=options.threads,
+        passes=options.passes,
+        minutes=DEFAULT_MINUTES[machine.kind] if options.minutes is None else options.minutes,
+        out=out,
+        progress=progress,
+    )
+    print(out)
+    return 0
+
+
+def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> list[AnalyticModel]:
+    """Return the model in a variant for each size of the global view."""
+    from dsocr_graph.model_cache import ModelCache
+    from dsocr_graph.models.registry import Variant, model_named
+    from dsocr_graph.pipeline import compile_model
+    from dsocr_graph.workloads import mode_named
+    from modelmeter.serialize import model_from_bytes
+
+    named = model_named(options.model)
+    sizes = dict.fromkeys(mode_named(mode).base_size for mode in options.mode or ["Gundam"])
+    models: list[AnalyticModel] = []
+    for size in sizes:
+        variant = Variant(base_size=size, dtype=options.dtype, attention=options.attention)
+        compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
+        models.append(model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}"))
+    return models
+
+
+def _progress() -> Callable[[str], None]:
+    begin = time.monotonic()
+
+    def show(message: str) -> None:
+        print(f"[{time.monotonic() - begin:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _slug(text: str) -> str:
+    """Return a name as part of a file's.
+
+    Examples
+    --------
+    >>> _slug("NVIDIA H100 80GB HBM3")
+    'nvidia-h100-80gb-hbm3'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

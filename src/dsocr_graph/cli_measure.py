@@ -1,0 +1,193 @@
+"""The subcommand `measure`: options in, a measurement file and a table out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from dsocr_graph.errors import OptionError
+
+if TYPE_CHECKING:
+    from dsocr_graph.models.deepseek_ocr.running import RunnableModel
+    from dsocr_graph.timing.plan import Point
+    from dsocr_graph.workloads import Mode
+    from modelmeter.measurement import Measurement
+    from modelmeter.model import AnalyticModel
+    from modelmeter.workload import Workload
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+_DEFAULT_MODE = "Gundam"
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add the subcommand to those of a command line."""
+    parser = commands.add_parser("measure", help="run a real model and time its stages, modules and operators")
+    parser.add_argument("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+    what = parser.add_argument_group("what to run (default: the profile dsocr-standard-v1)")
+    what.add_argument(
+        "--points",
+        action="append",
+        default=[],
+        metavar="STAGE:SIZES",
+        help="a stage at some sizes, such as decode:B=1,T=913; repeatable",
+    )
+    what.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
+    what.add_argument("--batch", type=int, metavar="N", help="equal pages processed together")
+    what.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
+    what.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
+    variant = parser.add_argument_group("variant")
+    variant.add_argument("--dtype", help="bf16 or fp32 (default: the profile's, else bf16)")
+    variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+    variant.add_argument("--moe", default="grouped", help="grouped or loop (default: %(default)s)")
+    variant.add_argument("--checkpoint", metavar="DIR", help="weights to use (default: random ones)")
+    variant.add_argument("--seed", type=int, default=0, help="of random weights and inputs (default: %(default)s)")
+    runs = parser.add_argument_group("runs")
+    runs.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX (default: %(default)s)")
+    runs.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: %(default)s)")
+    runs.add_argument("--repeats", type=int, default=7, metavar="N", help="runs that count (default: %(default)s)")
+    runs.add_argument("--warmups", type=int, metavar="N", help="runs before them (default: 1 on a CPU, 3 on a GPU)")
+    runs.add_argument("--no-instrument", dest="instrument", action="store_false", help="do not time single calls")
+    runs.add_argument(
+        "--budget-seconds", type=float, metavar="S", help="for the runs that count; slow stages then run 3 times"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where to write (default: measurements/MODEL-DEVICE-DTYPE.json)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # torch's profiler announces each of its runs on standard error, at its highest level; read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    from dsocr_graph.emit.files import write_artefacts
+    from dsocr_graph.emit.measurement_table import to_table
+    from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.models.registry import Variant, model_named
+    from dsocr_graph.timing.bench import runnable_of
+    from dsocr_graph.timing.measure import measure
+    from modelmeter import units
+    from modelmeter.measured_total import measured_total
+    from modelmeter.measurement import measurement_to_json
+
+    progress = progress_lines()
+    chosen = _chosen(options)
+    named = model_named(options.model)
+    variant = Variant(base_size=chosen.mode.base_size, dtype=chosen.dtype, attention=options.attention)
+
+    @cache
+    def analytic() -> AnalyticModel:
+        from dsocr_graph.model_cache import ModelCache
+        from dsocr_graph.pipeline import compile_model
+        from modelmeter.serialize import model_from_bytes
+
+        compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
+        return model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
+
+    measurement = measure(
+        options.model,
+        points=chosen.points,
+        mode=chosen.mode.name,
+        dtype=chosen.dtype,
+        attention=options.attention,
+        moe=options.moe,
+        device=options.device,
+        threads=options.threads,
+        repeats=options.repeats,
+        warmups=options.warmups,
+        instrument=options.instrument,
+        checkpoint=options.checkpoint,
+        seed=options.seed,
+        budget_seconds=options.budget_seconds,
+        analytic=analytic,
+        progress=progress,
+    )
+    out: Path = options.out or Path("measurements") / file_name(measurement)
+    files = write_artefacts(out.parent, {out.name: measurement_to_json(measurement)})
+    print(to_table(measurement, _expected_peaks(measurement, analytic(), runnable_of(named, variant, options.moe))))
+    if chosen.workload is not None:
+        seconds = measured_total(chosen.workload, measurement)
+        print(
+            f"\nworkload {chosen.workload.name}: {units.format_seconds(seconds)}, on lines between the sizes measured"
+        )
+    print(*files, sep="\n")
+    return 0
+
+
+@frozen(kw_only=True)
+class _Chosen:
+    """What to run, by the options."""
+
+    points: tuple[Point, ...]
+    mode: Mode
+    dtype: str
+    workload: Workload | None  # None where points are named one by one
+
+
+def _chosen(options: argparse.Namespace) -> _Chosen:
+    from dsocr_graph.timing.plan import Point, parse_point
+    from dsocr_graph.workloads import STANDARD, bind_profile, load_profile, mode_named, override
+    from modelmeter.measured_total import workload_points
+
+    if not options.points:
+        profile = override(
+            load_profile(STANDARD if options.workload is None else options.workload),
+            mode=options.mode,
+            batch=options.batch,
+            new_tokens=options.new_tokens,
+            dtype=options.dtype,
+        )
+        workload = bind_profile(profile)
+        points = tuple(Point(stage=run.stage, bindings=run.bindings) for run in workload_points(workload))
+        return _Chosen(points=points, mode=profile.mode, dtype=profile.dtype, workload=workload)
+    given = [name for name in ("workload", "batch", "new_tokens") if getattr(options, name) is not None]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise OptionError(f"--points says what to run, stage by stage, and so does {flags}; leave one of them out")
+    return _Chosen(
+        points=tuple(map(parse_point, options.points)),
+        mode=mode_named(_DEFAULT_MODE if options.mode is None else options.mode),
+        dtype="bf16" if options.dtype is None else options.dtype,
+        workload=None,
+    )
+
+
+def _expected_peaks(measurement: Measurement, analytic: AnalyticModel, runnable: RunnableModel) -> tuple[int, ...]:
+    """Return the peak of each measured stage by the analytic model."""
+    from dsocr_graph.timing.peak_memory import expected_peak_bytes
+    from dsocr_graph.timing.stage_inputs import total_bytes
+
+    stages = {stage.name: stage for stage in analytic.stages}
+    return tuple(
+        expected_peak_bytes(
+            stages[measured.stage],
+            measured.bindings,
+            total_bytes(runnable.inputs(measured.stage, measured.bindings, device="meta", seed=0)),
+        )
+        for measured in measurement.stages
+    )
+
+
+def file_name(measurement: Measurement) -> str:
+    """Return the usual name of a measurement's file: model, device and dtype.
+
+    Examples
+    --------
+    >>> from modelmeter.machine import Machine
+    >>> from modelmeter.measurement import Measurement
+    >>> machine = Machine(kind="cuda", device="NVIDIA H200", driver="", memory_bytes=1, threads=1, torch="2.13.0")
+    >>> file_name(
+    ...     Measurement(
+    ...         machine=machine, date="2026-11-25", model="toy", variant={"dtype": "bf16"}, weights="random", stages=()
+    ...     )
+    ... )
+    'toy-nvidia-h200-bf16.json'
+    """
+    device = re.sub(r"[^a-z0-9]+", "-", measurement.machine.device.lower()).strip("-")
+    return f"{measurement.model}-{device}-{measurement.variant['dtype']}.json"

@@ -1,0 +1,257 @@
+"""Operands of a call from its signature: exact shapes and strides, random values that its operator takes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dsocr_graph.errors import OperandError
+from dsocr_graph.timing.aten import overload_of, plain_argument
+from dsocr_graph.timing.operand_values import Place, Random, valid_values
+from dsocr_graph.timing.plan import PlannedCall
+from modelmeter.dtypes import DType
+from modelmeter.predict.expert_loop import GROUPED
+from modelmeter.signature import TensorArgument, Value
+
+Arguments = Mapping[str, object]
+"""The arguments of one execution, by the names of the operator's schema."""
+
+COLD_BYTES_CPU = 600 * 10**6
+"""Weights that an execution does not touch again before this much else was read come from memory. Source: TIMING."""
+_COLD_L2 = 5  # L2 sizes; more than 4, so that nothing of the first round is left
+
+_MOST_VARIANTS = 96
+_ALIGNMENT = 64  # elements; tensors of torch begin at multiples of 64 bytes at least
+
+TORCH_DTYPES: Mapping[DType, torch.dtype] = {
+    DType.FP64: torch.float64,
+    DType.FP32: torch.float32,
+    DType.BF16: torch.bfloat16,
+    DType.FP16: torch.float16,
+    DType.INT64: torch.int64,
+    DType.INT32: torch.int32,
+    DType.INT16: torch.int16,
+    DType.INT8: torch.int8,
+    DType.UINT8: torch.uint8,
+    DType.BOOL: torch.bool,
+}
+"""The types that operands can be made of."""
+
+
+class OperandMaker:
+    """Makes the operands of a plan's calls on one device.
+
+    Floating-point operands are windows of pools of random numbers, so that making them costs nothing. Weights come from
+    one pool that is larger than the caches: every execution takes the next place in it, and so finds its weights in
+    memory, as a model does that reads all its weights in every step. Other operands stay where they are from one
+    execution to the next, and are as warm as what a model has just written. What a call writes to is its own.
+
+    Parameters
+    ----------
+    calls : sequence of PlannedCall
+        All calls that operands will be made for: they decide how large the pools are.
+    device : torch.device
+        Where the operands live.
+    cold_bytes : int
+        Size of the pool of weights, at least.
+
+    Raises
+    ------
+    OperandError
+        When an operand is of a type that cannot be made.
+
+    Examples
+    --------
+    >>> from modelmeter.signature import Signature
+    >>> x = TensorArgument(dtype=DType.FP32, shape=(3, 4), strides=(8, 1))
+    >>> w = TensorArgument(dtype=DType.FP32, shape=(2, 4), strides=(4, 1), weight=True)
+    >>> signature = Signature(op="aten::linear", overload="default", arguments={"input": x, "weight": w})
+    >>> call = PlannedCall(signature=signature, conditions={}, flops=48, bytes=104, origin="here")
+    >>> executions = OperandMaker([call], torch.device("cpu"), cold_bytes=1024).executions(call)
+    >>> executions[0]["input"].stride(), executions[0]["weight"].data_ptr() == executions[1]["weight"].data_ptr()
+    ((8, 1), False)
+    """
+
+    def __init__(self, calls: Sequence[PlannedCall], device: torch.device, *, cold_bytes: int) -> None:
+        self._device = device
+        self._random = Random(device)
+        self._activations = self._pools(calls, weight=False, least_bytes=0)
+        self._weights = self._pools(calls, weight=True, least_bytes=cold_bytes)
+        self._next: dict[DType, int] = dict.fromkeys(self._weights, 0)  # element of the pool where weights come from
+
+    def executions(self, call: PlannedCall) -> tuple[Arguments, ...]:
+        """Return the arguments of some executions, to be taken in turn.
+
+        They differ in where the weights lie and, where values decide which part of a weight is read, in these values.
+
+        Raises
+        ------
+        OperandError
+            When no rule says which values the operator takes.
+        UnknownOperatorError, OperatorArgumentError
+            When this torch does not have the operator.
+        """
+        signature = call.signature
+        overload = overload_of(signature.op, signature.overload)
+        plain = {
+            name: plain_argument(overload, name, value, self._device)
+            for name, value in signature.arguments.items()
+            if not dict(_tensors({name: value}))
+        }
+        tensors = dict(_tensors(signature.arguments))
+        valid = valid_values(call, 0, self._random)
+        weights = {place: tensor for place, tensor in tensors.items() if _is_cold(tensor) and place not in valid}
+        others = {place: tensor for place, tensor in tensors.items() if place not in weights and place not in valid}
+        shared = self._shared(call, others)
+        made: list[Arguments] = []
+        for variant in range(self._variants(call, weights.values())):
+            values = valid if variant == 0 else valid_values(call, variant, self._random)
+            special = {place: _laid_out(values[place], tensors[place]) for place in values}
+            made.append(_arguments(signature.arguments, plain, {**shared, **self._cold(weights), **special}))
+        return tuple(made)
+
+    def _pools(self, calls: Sequence[PlannedCall], *, weight: bool, least_bytes: int) -> dict[DType, Tensor]:
+        """Return random numbers by type, enough for the call that needs most."""
+        needed: dict[DType, int] = {}
+        for call in calls:
+            of_call: dict[DType, int] = {}
+            for tensor in call.signature.tensors:
+                if tensor.dtype not in TORCH_DTYPES:
+                    raise OperandError(
+                        f"{call.signature.text} takes {tensor.dtype.value}, which operands cannot be made of; known "
+                        f"are {', '.join(known.value for known in TORCH_DTYPES)}. Calibrate a variant of another type"
+                    )
+                if tensor.dtype.is_floating and tensor.weight is weight:
+                    of_call[tensor.dtype] = of_call.get(tensor.dtype, 0) + _room(tensor)
+            for dtype, elements in of_call.items():
+                needed[dtype] = max(needed.get(dtype, least_bytes // dtype.itemsize), elements)
+        return {dtype: self._random.normal(elements, TORCH_DTYPES[dtype]) for dtype, elements in needed.items()}
+
+    def _shared(self, call: PlannedCall, places: Mapping[Place, TensorArgument]) -> dict[Place, Tensor]:
+        """Return what all executions use: next to each other in the pools; whole numbers are made for the call."""
+        begin: dict[DType, int] = {}
+        made: dict[Place, Tensor] = {}
+        for place, tensor in places.items():
+            if tensor.dtype.is_floating:
+                start = begin.get(tensor.dtype, 0)
+                begin[tensor.dtype] = start + _room(tensor)
+                flat = _adapted(self._activations[tensor.dtype][start : start + _span(tensor)], call, place)
+            else:
+                flat = self._random.whole(_span(tensor), TORCH_DTYPES[tensor.dtype])
+            made[place] = _strided(flat, tensor)
+        return made
+
+    def _cold(self, places: Mapping[Place, TensorArgument]) -> dict[Place, Tensor]:
+        """Return weights at the next place of the pool."""
+        made: dict[Place, Tensor] = {}
+        for place, tensor in places.items():
+            pool, room = self._weights[tensor.dtype], _room(tensor)
+            start = self._next[tensor.dtype] if self._next[tensor.dtype] + room <= len(pool) else 0
+            self._next[tensor.dtype] = start + room
+            made[place] = _strided(pool[start : start + room], tensor)
+        return made
+
+    def _variants(self, call: PlannedCall, weights: Collection[TensorArgument]) -> int:
+        """Return how many executions it takes to go once through the pool, within reason."""
+        touched = sum(_touched_bytes(call, weight) for weight in weights)
+        if not touched:
+            return 1
+        pool = max(self._weights[weight.dtype].nbytes for weight in weights)
+        return min(max(1, pool // touched), _MOST_VARIANTS)
+
+
+def cold_bytes(device: torch.device) -> int:
+    """Return how large a pool of weights is to be, so that its end pushes its beginning out of the caches.
+
+    Examples
+    --------
+    >>> cold_bytes(torch.device("cpu"))
+    600000000
+    """
+    if device.type == "cpu":
+        return COLD_BYTES_CPU
+    return _COLD_L2 * torch.cuda.get_device_properties(device).L2_cache_size
+
+
+def _touched_bytes(call: PlannedCall, weight: TensorArgument) -> int:
+    """Return how much of a weight one execution reads."""
+    signature = call.signature
+    if signature.op == GROUPED:
+        return weight.bytes * call.conditions["active_experts"] // cast("int", weight.shape[0])
+    if signature.op == "aten::embedding":
+        return signature.tensor("indices").elements * cast("int", weight.shape[-1]) * weight.dtype.itemsize
+    return weight.bytes
+
+
+def _adapted(noise: Tensor, call: PlannedCall, place: Place) -> Tensor:
+    """Return noise that the operator can be given again and again without leaving ordinary numbers."""
+    name = call.signature.op.rpartition("::")[2]
+    if name in _OF_POSITIVE:
+        return noise.abs()
+    if not name.endswith("_"):
+        return noise
+    if place == ("self", None):
+        return noise.clone()  # it is written to
+    # Products with other factors would run off to zero, through denormal numbers, which are slow.
+    return torch.where(noise < 0, -1.0, 1.0).to(noise.dtype) if name in _BY_FACTOR else noise
+
+
+_OF_POSITIVE = frozenset({"sqrt", "rsqrt", "log"})  # NaN may take another way through a kernel
+_BY_FACTOR = frozenset({"mul_", "div_"})
+
+
+# --- tensors by signature
+
+
+def _tensors(arguments: Mapping[str, Value]) -> Iterator[tuple[Place, TensorArgument]]:
+    for name, value in arguments.items():
+        if isinstance(value, TensorArgument):
+            yield (name, None), value
+        elif isinstance(value, tuple):
+            for position, item in enumerate(value):
+                if isinstance(item, TensorArgument):
+                    yield (name, position), item
+
+
+def _arguments(
+    arguments: Mapping[str, Value], plain: Mapping[str, object], tensors: Mapping[Place, Tensor]
+) -> Arguments:
+    """Return what the operator is called with, in the order of the signature."""
+    made: dict[str, object] = {}
+    for name, value in arguments.items():
+        if name in plain:
+            made[name] = plain[name]
+        elif isinstance(value, tuple):
+            made[name] = [tensors.get((name, position)) for position in range(len(value))]
+        else:
+            made[name] = tensors[name, None]
+    return made
+
+
+def _is_cold(tensor: TensorArgument) -> bool:
+    return tensor.weight and tensor.dtype.is_floating
+
+
+def _span(tensor: TensorArgument) -> int:
+    """Return the elements from the first of a tensor to its last in memory; one at least."""
+    sizes = zip(cast("tuple[int, ...]", tensor.shape), cast("tuple[int, ...]", tensor.strides), strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in sizes) if tensor.elements else 1
+
+
+def _room(tensor: TensorArgument) -> int:
+    return -(-_span(tensor) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _strided(flat: Tensor, tensor: TensorArgument) -> Tensor:
+    return flat.as_strided(cast("tuple[int, ...]", tensor.shape), cast("tuple[int, ...]", tensor.strides))
+
+
+def _laid_out(values: Tensor, tensor: TensorArgument) -> Tensor:
+    """Return values with the strides of an operand; along a stretched axis the first of them."""
+    made = _strided(torch.empty(_span(tensor), dtype=TORCH_DTYPES[tensor.dtype], device=values.device), tensor)
+    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in tensor.strides)
+    made[once].copy_(values[once])
+    return made

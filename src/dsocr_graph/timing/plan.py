@@ -1,0 +1,301 @@
+"""Plan: which operator calls a calibration times, for which models at which sizes; imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import cast
+
+from attrs import field, frozen
+
+from dsocr_graph.errors import PlanError
+from dsocr_graph.workloads.tiling import GRIDS
+from modelmeter.dims import Routing, uniform_routing
+from modelmeter.model import AnalyticModel, Leaf
+from modelmeter.predict.calibration import CalibratedModel, sample_key
+from modelmeter.predict.expert_loop import GROUPED
+from modelmeter.signature import Signature
+
+Bindings = Mapping[str, int]
+Lattice = tuple[Bindings, ...]
+"""Sizes of some dims that go together, such as batch and prompt."""
+
+
+@frozen(kw_only=True)
+class Point:
+    """A stage at some sizes.
+
+    Examples
+    --------
+    >>> Point(stage="decode", bindings={"B": 1, "T": 913}).text
+    'decode B=1, T=913'
+    """
+
+    stage: str
+    bindings: Bindings = field(converter=dict[str, int])
+
+    @property
+    def text(self) -> str:
+        """The stage and its sizes in one line."""
+        return f"{self.stage} {', '.join(f'{name}={size}' for name, size in self.bindings.items())}".rstrip()
+
+
+@frozen(kw_only=True)
+class PlannedCall:
+    """One operator call to time."""
+
+    signature: Signature  # with numbers
+    conditions: Mapping[str, int]  # what else its time depends on; see `modelmeter.predict.calibration.Sample`
+    flops: float  # of one execution, by the layer
+    bytes: float  # of one execution, unfused, by the layer
+    origin: str  # where it occurs first, for messages
+
+    @cached_property
+    def key(self) -> str:
+        """The call and its conditions in one line, unique in a plan."""
+        return sample_key(self.signature, self.conditions)
+
+
+@frozen(kw_only=True)
+class Plan:
+    """All calls of a calibration, each once."""
+
+    models: tuple[CalibratedModel, ...]
+    calls: tuple[PlannedCall, ...]
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for plans of the same calls in the same order, for the same models and sizes."""
+        models = [f"{model.name} {sorted(model.variant.items())} {model.points}" for model in self.models]
+        text = "\n".join([*models, *(call.key for call in self.calls)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def dtypes(self) -> tuple[str, ...]:
+        """The floating-point types of the operands, by name."""
+        tensors = (tensor for call in self.calls for tensor in call.signature.tensors)
+        return tuple(sorted({tensor.dtype.value for tensor in tensors if tensor.dtype.is_floating}))
+
+
+def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]]) -> Plan:
+    """Return the distinct calls of some models at some points.
+
+    A grouped product of experts is planned for several numbers of active experts, since routing decides which it gets.
+
+    Parameters
+    ----------
+    models : sequence of (AnalyticModel, sequence of Point)
+        Compiled models, each with the points that it is to be timed at.
+
+    Raises
+    ------
+    PlanError
+        When nothing is planned, a point does not fit its model, or a model does not say which calls it makes.
+    """
+    calls: dict[str, PlannedCall] = {}
+    for model, points in models:
+        for point in points:
+            check_point(model, point)
+            for leaf in model.leaves_by_stage[point.stage]:
+                for call in _calls(model, leaf, point):
+                    calls.setdefault(call.key, call)
+    if not calls:
+        raise PlanError("nothing to calibrate: no model has a point; give at least one, such as decode:B=1,T=913")
+    return Plan(
+        models=tuple(
+            CalibratedModel(
+                name=model.name,
+                variant=dict(model.variant),
+                points=tuple((point.stage, dict(point.bindings)) for point in points),
+            )
+            for model, points in models
+        ),
+        calls=tuple(calls.values()),
+    )
+
+
+def _calls(model: AnalyticModel, leaf: Leaf, point: Point) -> Iterator[PlannedCall]:
+    if leaf.signature is None:
+        raise PlanError(
+            f"leaf {leaf.id!r} of {model.name} does not say which operands its call takes; calibrate models that were "
+            "compiled by this release of dsocr_graph, not ones written by hand"
+        )
+    signature = leaf.signature.at(point.bindings)
+    for conditions in _conditions(signature):
+        yield PlannedCall(
+            signature=signature,
+            conditions=conditions,
+            flops=leaf.cost.matmul_flops.at(point.bindings) + leaf.cost.vector_flops.at(point.bindings),
+            bytes=leaf.cost.bytes.at(point.bindings, routing=_routing(conditions)),
+            origin=f"{leaf.module or 'the model'} in {point.text}",
+        )
+
+
+def _conditions(signature: Signature) -> tuple[Mapping[str, int], ...]:
+    if signature.op != GROUPED:
+        return ({},)
+    experts = cast("int", signature.tensor("weight").shape[0])
+    rows = cast("int", signature.tensor("input").shape[0])
+    per_token = cast("int", signature.arguments["experts_per_token"])
+    return tuple({"active_experts": count} for count in active_counts(experts, per_token, rows))
+
+
+def _routing(conditions: Mapping[str, int]) -> Routing:
+    return (lambda *_: conditions["active_experts"]) if conditions else uniform_routing
+
+
+def active_counts(experts: int, per_token: int, rows: int) -> tuple[int, ...]:
+    """Return the numbers of active experts to time a grouped product at: its bounds and around the expected number.
+
+    Where every expert is expected to have rows, all of them and half of them.
+
+    Examples
+    --------
+    Two tokens of six experts each touch 11.4 of 64 experts on average: 6 at least, 12 at most.
+
+    >>> active_counts(64, 6, 12), active_counts(64, 6, 6 * 16), active_counts(64, 6, 6 * 900)
+    ((6, 9, 11, 12), (6, 25, 38, 51, 64), (32, 64))
+    """
+    fewest, most = min(per_token, experts), min(experts, rows)
+    expected = uniform_routing(experts, per_token, rows // per_token)
+    if round(expected) == experts:
+        return tuple(sorted({max(fewest, experts // 2), experts}))
+    around = (round(expected * share) for share in (0.5, 0.75, 1.0))
+    return tuple(sorted({fewest, most, *(count for count in around if fewest <= count <= most)}))
+
+
+# --- points
+
+
+def check_point(model: AnalyticModel, point: Point) -> None:
+    """Refuse a point that does not fit a model.
+
+    Raises
+    ------
+    PlanError
+        When the model has no such stage, or the sizes are not those of the stage's dims.
+    """
+    dims = {stage.name: stage.dims for stage in model.stages}
+    if point.stage not in dims:
+        raise PlanError(f"{model.name} has no stage {point.stage!r}; its stages are {', '.join(dims)}")
+    expected, given = set(dims[point.stage]), set(point.bindings)
+    if expected != given:
+        wanted = ", ".join(f"{name}=SIZE" for name in sorted(expected)) or "no sizes"
+        raise PlanError(f"{point.text!r} does not fit stage {point.stage!r} of {model.name}, which takes {wanted}")
+    if any(size < 1 for size in point.bindings.values()):
+        raise PlanError(f"{point.text!r} has a size below 1; sizes are whole numbers from 1 up")
+
+
+def parse_point(text: str) -> Point:
+    """Read a point as the command line has it.
+
+    Raises
+    ------
+    PlanError
+        When the text is not a stage, a colon and sizes.
+
+    Examples
+    --------
+    >>> parse_point("decode:B=1,T=913").bindings, parse_point("vision_global").bindings
+    ({'B': 1, 'T': 913}, {})
+    """
+    stage, _, sizes = text.partition(":")
+    pairs = [part.partition("=") for part in sizes.split(",")] if sizes else []
+    names = [name.strip() for name, _, _ in pairs]
+    if not stage.strip() or not all(size.strip().isdecimal() for _, _, size in pairs) or len(set(names)) < len(names):
+        raise PlanError(f"point {text!r} cannot be read; write a stage and its sizes, such as decode:B=1,T=913")
+    return Point(
+        stage=stage.strip(), bindings={name: int(size) for name, (_, _, size) in zip(names, pairs, strict=True)}
+    )
+
+
+def standard_points(model: AnalyticModel, lattices: Sequence[Lattice]) -> tuple[Point, ...]:
+    """Return the points that a calibration of a model is planned for.
+
+    A stage without dims runs as it is; another takes the sizes of the first lattice that has all of its dims.
+
+    Parameters
+    ----------
+    model : AnalyticModel
+        The compiled model.
+    lattices : sequence of Lattice
+        Such as those of `STANDARD_LATTICES`.
+
+    Raises
+    ------
+    PlanError
+        When no lattice has the dims of a stage.
+    """
+    points: list[Point] = []
+    for stage in model.stages:
+        lattice = next((each for each in lattices if set(stage.dims) <= each[0].keys()), None)
+        if lattice is None:
+            known = "; ".join(", ".join(each[0]) for each in lattices)
+            raise PlanError(
+                f"stage {stage.name!r} of {model.name} has the dims {', '.join(stage.dims)}, for which there are no "
+                f"standard sizes (there are for {known}); give its points one by one, such as --points "
+                f"{stage.name}:{','.join(f'{name}=SIZE' for name in stage.dims)}"
+            )
+        # Sizes that differ in dims of other stages only are one point of this one.
+        distinct = {tuple((name, sizes[name]) for name in stage.dims): None for sizes in lattice}
+        points += [Point(stage=stage.name, bindings=dict(sizes)) for sizes in distinct]
+    return tuple(points)
+
+
+# --- the standard sizes
+
+_TEXT_TOKENS = 10  # of a prompt beside its image, as in the standard workload
+_SMALL_BATCHES = (1, 2, 3, 4, 6, 8)
+_CACHED_TOKENS = (64, 110, 188, 322, 553, 948, 1626, 2788, 4779, 8191)  # every x1.71
+_SHORT_PROMPTS = (64, 76, 91, 108, 128, 153, 182, 217, 258, 307, 365)  # every x1.19
+_LONG_PROMPTS = (434, 517, 615, 732, 871, 1037, 1234, 1468)  # every x1.19; 1,283 tokens are the longest page
+
+
+def _crops(counts: Sequence[int]) -> Lattice:
+    """Every grid of some numbers of crops."""
+    return tuple({"V": columns * rows, "H": rows} for columns, rows in GRIDS if columns * rows in counts)
+
+
+def _prompts(prompts: Sequence[tuple[int, int]]) -> Lattice:
+    """Batches and lengths, with an image in each prompt."""
+    return tuple({"B": batch, "S": length, "N": length - _TEXT_TOKENS} for batch, length in prompts)
+
+
+def _steps(batches: Sequence[int], most_cached: int) -> Lattice:
+    """Batches with cached tokens, as long as the cache of the batch is not too large."""
+    return tuple(
+        {"B": batch, "T": cached} for batch in batches for cached in _CACHED_TOKENS if batch * cached <= most_cached
+    )
+
+
+STANDARD_LATTICES: Mapping[str, tuple[Lattice, ...]] = MappingProxyType(
+    {
+        # A third of the time goes into the output head, 0.3 GFLOP per position: few large prompts. What costs hardly
+        # anything, the grids of crops and the steps of decode, is as dense as on a GPU.
+        "cpu": (
+            _crops((2, 6, 9)),
+            _prompts(
+                [
+                    *((1, length) for length in (*_SHORT_PROMPTS, 517, 732, 1037, 1300)),
+                    *((2, length) for length in (64, 217)),
+                    *((4, length) for length in (64, 128)),
+                    (8, 64),
+                ]
+            ),
+            _steps((*_SMALL_BATCHES, 12, 16, 24, 32), 2**16),
+        ),
+        "cuda": (
+            _crops(range(2, 10)),
+            _prompts(
+                [
+                    *((1, length) for length in (*_SHORT_PROMPTS, *_LONG_PROMPTS)),
+                    *((batch, length) for batch in (2, 4, 8) for length in (64, 128, 258, 517)),
+                ]
+            ),
+            _steps((*_SMALL_BATCHES, 12, 16, 24, 32), 2**18),
+        ),
+    }
+)
+"""Sizes by the kind of machine; interpolation in between is linear in the logarithms."""

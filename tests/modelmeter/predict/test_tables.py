@@ -1,0 +1,180 @@
+"""Look-ups in a calibration: exact, between, beside and beyond its samples."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmeter.dtypes import DType
+from modelmeter.machine import Machine
+from modelmeter.predict.calibration import Calibration, HostCosts, Peaks, Sample
+from modelmeter.predict.kernel_time import Method
+from modelmeter.predict.sites import SiteError, site_of
+from modelmeter.predict.tables import KernelTable, MissingKernelTimeError, Work, interpolate
+from modelmeter.signature import Signature, TensorArgument
+
+MACHINE = Machine(kind="cpu", device="test", driver="", memory_bytes=1 << 30, threads=1, torch="2.13.0")
+PEAKS = Peaks(matrix_flops={"fp32": 1e9}, vector_flops=1e9, bandwidth=1e9)
+
+
+def tensor(*shape: int, dtype: DType = DType.FP32, strides: tuple[int, ...] | None = None) -> TensorArgument:
+    """Return a contiguous operand, or one with strides."""
+    packed = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return TensorArgument(dtype=dtype, shape=shape, strides=strides or packed)
+
+
+def linear(rows: int, inner: int = 4, outer: int = 8) -> Signature:
+    """Return x[rows, inner] times w[outer, inner]."""
+    return Signature(
+        op="aten::linear",
+        overload="default",
+        arguments={"input": tensor(rows, inner), "weight": tensor(outer, inner)},
+    )
+
+
+def linear_sample(rows: int, *seconds: float, inner: int = 4, outer: int = 8) -> Sample:
+    """Return a linear layer timed in some passes."""
+    work = linear_work(rows, inner, outer)
+    return Sample(signature=linear(rows, inner, outer), seconds=seconds, flops=work.flops, bytes=work.bytes)
+
+
+def linear_work(rows: int, inner: int = 4, outer: int = 8) -> Work:
+    """2*m*k*n FLOPs, and 4 bytes for each element of x, w and y."""
+    return Work(flops=2 * rows * inner * outer, bytes=4 * (rows * inner + inner * outer + rows * outer))
+
+
+def table(*samples: Sample, physical: bool = False) -> KernelTable:
+    """Return the table of a calibration with these samples."""
+    calibration = Calibration(
+        machine=MACHINE, date="2026-11-25", models=(), peaks=PEAKS, host=HostCosts(classes={}), samples=samples
+    )
+    return KernelTable(calibration=calibration, physical=physical)
+
+
+def test_a_measured_call_is_answered_by_its_own_lower_quartile() -> None:
+    """Passes 1, 2 and 3 s: the lower quartile on a CPU is 1.5 s."""
+    found = table(linear_sample(16, 3.0, 1.0, 2.0)).time(linear(16), linear_work(16))
+    assert (found.seconds, found.method) == (1.5, Method.EXACT)
+
+
+def test_the_shape_of_the_rows_does_not_matter() -> None:
+    """[2, 8, 4] and [16, 4] are the same 16 rows to a linear layer."""
+    folded = Signature(
+        op="aten::linear",
+        overload="default",
+        arguments={"input": tensor(2, 8, 4), "weight": tensor(8, 4)},
+    )
+    found = table(linear_sample(16, 1.0)).time(folded, linear_work(16))
+    assert (found.seconds, found.method) == (1.0, Method.EXACT)
+
+
+def test_a_size_between_two_is_linear_in_the_logarithms() -> None:
+    """32 rows lie halfway between 16 (1 s) and 64 (4 s) in the logarithm: sqrt(1 * 4) = 2 s."""
+    found = table(linear_sample(16, 1.0), linear_sample(64, 4.0)).time(linear(32), linear_work(32))
+    assert (found.seconds, found.method) == (pytest.approx(2.0), Method.BRACKET)
+
+
+def test_a_size_beyond_holds_the_efficiency_of_the_last() -> None:
+    """128 rows do almost twice the work of 64 (flops 8,192 against 4,096 at 1 GFLOP/s; floor 1 s each): see below.
+
+    Limits at peak rates, the fastest call (1 s) included: 1 + max(8192e-9, 6272e-9) and 1 + max(4096e-9, 3200e-9).
+    Their ratio is 1.0000041, so the time of the call is that of the last point.
+    """
+    found = table(linear_sample(16, 1.0), linear_sample(64, 4.0)).time(linear(128), linear_work(128))
+    assert found.method is Method.HOLD
+    assert 1.0 < found.seconds <= 4.0 * 1.00001
+
+
+def test_an_unmeasured_shape_takes_the_efficiency_of_its_kind() -> None:
+    """Twice as slow as the limit everywhere: 2 * limit for a new (k, n) too."""
+    samples = [linear_sample(10**6, 2 * 64e-3), linear_sample(10**7, 2 * 64e-2)]  # 64 FLOPs a row at 1 GFLOP/s
+    found = table(*samples).time(linear(10**6, 4, 16), linear_work(10**6, 4, 16))
+    assert found.method is Method.BLEND
+    assert found.seconds == pytest.approx(2 * 128e-3, rel=0.4)
+
+
+def test_a_call_without_a_relative_is_an_error_that_names_it() -> None:
+    """The message has the call, what is covered and what to do."""
+    call = Signature(op="aten::exp", overload="default", arguments={"self": tensor(4)})
+    with pytest.raises(MissingKernelTimeError, match=r"aten::exp.*fp32\[4\].*covers no model.*--physical"):
+        table(linear_sample(16, 1.0)).time(call, Work(flops=4, bytes=32))
+
+
+def test_physical_times_are_labelled() -> None:
+    """With `physical`, the same call gets a time that says so."""
+    call = Signature(op="aten::exp", overload="default", arguments={"self": tensor(4)})
+    found = table(linear_sample(16, 1.0), physical=True).time(call, Work(flops=4, bytes=32))
+    assert found.method is Method.PHYSICAL
+    assert found.seconds > 0
+
+
+def test_another_dtype_is_no_relative() -> None:
+    """bf16 products are not predicted from fp32 ones."""
+    call = Signature(
+        op="aten::linear",
+        overload="default",
+        arguments={"input": tensor(16, 4, dtype=DType.BF16), "weight": tensor(8, 4, dtype=DType.BF16)},
+    )
+    with pytest.raises(MissingKernelTimeError, match="aten::linear bf16"):
+        table(linear_sample(16, 1.0)).time(call, linear_work(16))
+
+
+def test_a_strided_input_is_another_curve() -> None:
+    """A sliced input can cost 50 times a contiguous one, so it never lies on its curve."""
+    sliced = Signature(
+        op="aten::linear",
+        overload="default",
+        arguments={"input": tensor(16, 4, strides=(8, 1)), "weight": tensor(8, 4)},
+    )
+    assert site_of(sliced, {}).key != site_of(linear(16), {}).key
+    assert site_of(sliced, {}).kind == site_of(linear(16), {}).kind
+
+
+def test_operands_that_do_not_fit_are_refused() -> None:
+    """A linear layer with a weight of one axis."""
+    call = Signature(op="aten::linear", overload="default", arguments={"input": tensor(16, 4), "weight": tensor(8)})
+    with pytest.raises(SiteError, match="aten::linear"):
+        site_of(call, {})
+
+
+def test_attention_shares_a_curve_between_one_sequence_and_many() -> None:
+    """Decode of 1 and of 2 sequences with 10 heads differ in heads (10, 20) and keys only."""
+
+    def step(batch: int, keys: int) -> Signature:
+        q, kv = tensor(batch, 10, 1, 128), tensor(batch, 10, keys, 128)
+        return Signature(
+            op="aten::scaled_dot_product_attention",
+            overload="default",
+            arguments={"query": q, "key": kv, "value": kv},
+        )
+
+    one, two = site_of(step(1, 100), {}), site_of(step(2, 300), {})
+    assert one.key == two.key
+    assert (one.axes, two.axes) == ((10, 1, 100), (20, 1, 300))
+
+
+sizes = st.integers(min_value=1, max_value=4096)
+
+
+@given(a=sizes, b=sizes, at=sizes, power=st.floats(min_value=0.1, max_value=3))
+def test_a_power_law_is_interpolated_exactly(a: int, b: int, at: int, power: float) -> None:
+    """t = m**p is a line in the logarithms; between its points it is met, outside nothing is answered."""
+    found = interpolate([((a,), a**power), ((b,), b**power)], (at,))
+    if min(a, b) <= at <= max(a, b):
+        assert found == pytest.approx(at**power, rel=1e-6)
+    else:
+        assert found is None
+
+
+@given(rows=st.integers(2, 63), keys=st.integers(2, 999))
+def test_a_grid_is_interpolated_along_both_axes(rows: int, keys: int) -> None:
+    """t = m * c on the corners of a grid is t = m * c inside it."""
+    corners = [((m, c), float(m * c)) for m in (1, 64) for c in (1, 1000)]
+    assert interpolate(corners, (rows, keys)) == pytest.approx(rows * keys, rel=1e-6)
+
+
+def test_a_hole_in_the_grid_is_bridged_by_the_next_row() -> None:
+    """At m = 2 only c = 1 was measured: c = 4 comes from m = 1 and m = 4, which have both."""
+    points = [((1, 1), 1.0), ((1, 4), 4.0), ((2, 1), 2.0), ((4, 1), 4.0), ((4, 4), 16.0)]
+    assert interpolate(points, (2, 4)) == pytest.approx(8.0)
