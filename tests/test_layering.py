@@ -36,10 +36,13 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.timing": 2,
     "dsocr_graph.emit": 2,
     "dsocr_graph.model_cache": 2,
+    "dsocr_graph.time_models": 2,
     "dsocr_graph.pipeline": 3,
-    "dsocr_graph.cli": 4,
-    "dsocr_graph.analyze": 5,
-    "dsocr_graph.__main__": 6,
+    "dsocr_graph.cli_calibrate": 4,
+    "dsocr_graph.cli_measure": 4,
+    "dsocr_graph.cli": 5,
+    "dsocr_graph.analyze": 6,
+    "dsocr_graph.__main__": 7,
 }
 
 # The side of the line that each module of the second level may see: none of its neighbours, but for these.
@@ -48,7 +51,7 @@ NEIGHBOURS: dict[str, tuple[str, ...]] = {
     "dsocr_graph.lowering": ("dsocr_graph.scopes", "dsocr_graph.liveness"),
     "dsocr_graph.liveness": ("dsocr_graph.scopes",),
     "dsocr_graph.emit": ("dsocr_graph.scopes", "dsocr_graph.liveness"),
-    "dsocr_graph.timing": ("dsocr_graph.tracing", "dsocr_graph.scopes"),
+    "dsocr_graph.timing": ("dsocr_graph.tracing", "dsocr_graph.scopes", "dsocr_graph.liveness"),
 }
 
 # modelmeter's own order, lowest first.

@@ -31,6 +31,7 @@ from modelmeter.predict.op_tables import (
     load_device_record,
     load_op_tables,
 )
+from modelmeter.predict.table_files import PACKAGE, package_version
 from modelmeter.predict.table_times import TableTimes
 
 RESULT = Path(__file__).parent.parent / "results" / "table_error.json"
@@ -68,7 +69,7 @@ def error_rows(device: str, framework: str) -> Iterator[ErrorRow]:
         ("experts", "one shape of many", _experts(times)),
     ):
         if logs:
-            yield _row(spec.key, framework, family, left_out, logs)
+            yield _row(spec.key, tables.source["framework"], family, left_out, logs)
 
 
 def _row(device: str, framework: str, family: str, left_out: str, logs: Logs) -> ErrorRow:
@@ -243,9 +244,8 @@ def main() -> int:
             rows.append(row)
             errors = f"{row.median:>7.1%} {row.p90:>7.1%} {row.signed:>+7.1%} {row.log_spread:>6.3f}"
             print(f"{row.device:<14} {row.family:<21} {row.left_out:<31} {row.points:>6} {errors}")
-    source = load_op_tables(options.device[0], options.framework).source
     RESULT.parent.mkdir(exist_ok=True)
-    document = {"source": dict(source), "rows": [asdict(row) for row in rows]}
+    document = {"tables": f"{PACKAGE} {package_version()}", "rows": [asdict(row) for row in rows]}
     RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from attrs import asdict, frozen
 
 
@@ -24,6 +26,17 @@ class Machine:
     memory_bytes: int  # of the device
     threads: int  # of torch, within an operator
     torch: str  # version, without the build
+
+    @property
+    def slug(self) -> str:
+        """The device's name as part of a file's.
+
+        Examples
+        --------
+        >>> Machine(kind="cuda", device="NVIDIA H200", driver="", memory_bytes=1, threads=1, torch="2.13.0").slug
+        'nvidia-h200'
+        """
+        return re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
 
     def differences(self, other: Machine) -> tuple[str, ...]:
         """Return what tells two machines apart, in words; empty when their times may be used together.

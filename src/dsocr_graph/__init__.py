@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from dsocr_graph.lowering import lower
     from dsocr_graph.pipeline import analyze_model
     from dsocr_graph.scopes import group_by_module
+    from dsocr_graph.timing.calibrate import calibrate
+    from dsocr_graph.timing.measure import measure
     from dsocr_graph.tracing import capture
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "analyze_model", "capture", "group_by_module", "lower"]
+__all__ = ["__version__", "analyze_model", "calibrate", "capture", "group_by_module", "lower", "measure"]
 
 _HOME = {
     "analyze_model": "dsocr_graph.pipeline",
+    "calibrate": "dsocr_graph.timing.calibrate",
     "capture": "dsocr_graph.tracing",
     "group_by_module": "dsocr_graph.scopes",
     "lower": "dsocr_graph.lowering",
+    "measure": "dsocr_graph.timing.measure",
 }
 
 

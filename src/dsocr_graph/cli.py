@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from dsocr_graph import cli_calibrate, cli_measure
 from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_analyze(commands.add_parser("analyze", help="write a model's call graph and cost report"))
-    add_calibrate(commands)
-    add_measure(commands)
+    cli_calibrate.add_parser(commands)
+    cli_measure.add_parser(commands)
     models = commands.add_parser("models", help="list the models that can be analyzed by name")
     models.set_defaults(run=_models)
     devices = commands.add_parser("devices", help="list the devices that a roofline can be drawn for")
@@ -122,17 +122,9 @@ def _integer(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
-def _progress() -> Callable[[str], None]:
-    start = time.monotonic()
-
-    def show(message: str) -> None:
-        print(f"[{time.monotonic() - start:5.1f} s] {message}", file=sys.stderr, flush=True)
-
-    return show
-
-
 def _analyze(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.console import to_console
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.pipeline import analyze_model
 
     custom = any(getattr(options, name) not in (None, []) for name in _CUSTOM)
@@ -156,7 +148,7 @@ def _analyze(options: argparse.Namespace) -> int:
         out=out,
         allow_unclassified=options.allow_unclassified,
         cache=options.cache,
-        progress=_progress(),
+        progress=progress_lines(),
     )
     print(to_console(analysis.report))
     print("\n".join(str(path) for path in analysis.files))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +12,18 @@ from dsocr_graph.errors import OptionError
 if TYPE_CHECKING:
     from modelmeter.model import AnalyticModel
 
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
 DEFAULT_MINUTES = {"cpu": 15.0, "cuda": 10.0}
 
 
-def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the subcommand to the command line.
+def add_parser(commands: Subparsers) -> None:
+    """Add the subcommand to those of a command line.
 
     Examples
     --------
     >>> parser = argparse.ArgumentParser()
-    >>> add_calibrate(parser.add_subparsers())
+    >>> add_parser(parser.add_subparsers())
     >>> parser.parse_args(["calibrate", "--points", "decode:B=1,T=913"]).points
     ['decode:B=1,T=913']
     """
@@ -72,6 +71,7 @@ def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Compile the variants, time their calls and write the file; return the exit status."""
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.timing.calibrate import calibrate
     from dsocr_graph.timing.machine import this_machine
     from dsocr_graph.timing.plan import STANDARD_LATTICES, parse_point, standard_points
@@ -81,9 +81,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
     points = [parse_point(text) for text in options.points]
     if options.minutes is not None and not options.minutes > 0:
         raise OptionError(f"minutes is {options.minutes}; give the time that one pass needs, at least")
-    progress = _progress()
+    progress = progress_lines()
     models = _compiled(options, progress)
-    out: Path = options.out or Path("calibrations") / f"{_slug(machine.device)}-{options.dtype}.json"
+    out: Path = options.out or Path("calibrations") / f"{machine.slug}-{options.dtype}.json"
     calibrate(
         [(model, points or standard_points(model, STANDARD_LATTICES[machine.kind])) for model in models],
         device=options.device,
@@ -113,23 +113,3 @@ def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> l
         compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
         models.append(model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}"))
     return models
-
-
-def _progress() -> Callable[[str], None]:
-    begin = time.monotonic()
-
-    def show(message: str) -> None:
-        print(f"[{time.monotonic() - begin:6.1f} s] {message}", file=sys.stderr, flush=True)
-
-    return show
-
-
-def _slug(text: str) -> str:
-    """Return a name as part of a file's.
-
-    Examples
-    --------
-    >>> _slug("NVIDIA H100 80GB HBM3")
-    'nvidia-h100-80gb-hbm3'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,5 +188,4 @@ def file_name(measurement: Measurement) -> str:
     ... )
     'toy-nvidia-h200-bf16.json'
     """
-    device = re.sub(r"[^a-z0-9]+", "-", measurement.machine.device.lower()).strip("-")
-    return f"{measurement.model}-{device}-{measurement.variant['dtype']}.json"
+    return f"{measurement.model}-{measurement.machine.slug}-{measurement.variant['dtype']}.json"

@@ -85,8 +85,8 @@ def analyze_model(
     attention : str
         "sdpa", "eager" or "flash_attention_2", in the decoder.
     device : str or None
-        A device of modelmeter's table, for a datasheet roofline or the runtime "engine". None: h200, or with a calibration
-        the machine that it is of. "none" leaves times out.
+        A device of modelmeter's table, for a datasheet roofline or the runtime "engine". None: h200, or with a
+        calibration the machine that it is of. "none" leaves times out.
     calibration : str or Path, optional
         A calibration file, to predict times instead.
     measurement : str or Path, optional
@@ -121,7 +121,7 @@ def analyze_model(
     >>> from dsocr_graph import analyze_model
     >>> analyze_model("no-such-model")
     Traceback (most recent call last):
-    dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: deepseek-ocr
+    dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: deepseek-ocr, deepseek-ocr-tiny
     """
     named = model_named(model)
     time_model = choose_time_model(

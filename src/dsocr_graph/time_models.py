@@ -46,10 +46,9 @@ def choose_time_model(
     --------
     >>> choose_time_model(device="h200").facts.device.name
     'NVIDIA H200 SXM 141GB'
-    >>> choose_time_model(device="h200", runtime="eager")
+    >>> choose_time_model(device="h200", runtime="fast")
     Traceback (most recent call last):
-    dsocr_graph.errors.OptionError: runtime 'eager' needs a calibration; make one with `dsocr-graph calibrate` and give \
-it with --calibration, or choose runtime 'engine', which has tables
+    dsocr_graph.errors.OptionError: runtime 'fast' is not known; choose one of eager, cudagraph, engine
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise OptionError(f"runtime {runtime!r} is not known; choose one of {', '.join(RUNTIMES)}")
@@ -76,4 +75,4 @@ it with --calibration, or choose runtime 'engine', which has tables
             raise OptionError("runtime 'engine' needs a device; name one with --device")
         return None
     hardware = modelmeter.load_device(device)
-    return Engine(device=hardware, physical=physical) if runtime == "engine" else Roofline(device=hardware)
+    return Engine.on(hardware, physical=physical) if runtime == "engine" else Roofline(device=hardware)

@@ -14,8 +14,11 @@ from modelmeter.predict.calibration import (
     calibration_to_json,
     read_calibration,
 )
+from modelmeter.predict.engine import Engine, EngineDTypeError, UntabledKernelError
 from modelmeter.predict.kernel_time import KernelTime, Method, SourceShare
+from modelmeter.predict.op_tables import MissingTablesError, available_table_devices, check_against_tables
 from modelmeter.predict.roofline import LABEL, Roofline, RooflineError
+from modelmeter.predict.table_files import MissingTablesPackageError
 from modelmeter.predict.tables import KernelTable, MissingKernelTimeError
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts, TimeModel
 
@@ -26,11 +29,15 @@ __all__ = [
     "CalibrationFileError",
     "CalibrationMismatchError",
     "DeviceFacts",
+    "Engine",
+    "EngineDTypeError",
     "KernelTable",
     "KernelTime",
     "Method",
     "MissingCalibrationError",
     "MissingKernelTimeError",
+    "MissingTablesError",
+    "MissingTablesPackageError",
     "PredictionFacts",
     "Roofline",
     "RooflineError",
@@ -38,7 +45,10 @@ __all__ = [
     "SourceShare",
     "TimeModel",
     "UnscheduledModelError",
+    "UntabledKernelError",
+    "available_table_devices",
     "calibration_from_json",
     "calibration_to_json",
+    "check_against_tables",
     "read_calibration",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import starmap
 
 import numpy as np
 from attrs import field, frozen
@@ -298,14 +299,13 @@ class Calibrated:
         return max({"matrix_units": matrix, "vector_units": vector, "memory": memory}.items(), key=lambda it: it[1])[0]
 
     def _cells(self, execution: _Execution) -> dict[tuple[str, Category], Time]:
-        cells: dict[tuple[str, Category], Time] = {}
+        """Return the advances by module and category, split by what bounds them."""
+        sums: dict[tuple[str, Category], dict[str, Draws]] = {}  # arrays, as a stage has a thousand calls
         for record, advance, bound in zip(execution.records, execution.advances, execution.bounds, strict=True):
-            category = record.category if isinstance(record, Leaf) else Category.HOST
-            waiting = Time(host=float(advance.waiting[0]), draws=advance.waiting[1:])
-            busy = _bounded(bound, float(advance.busy[0]), advance.busy[1:])
-            key = (record.module, category)
-            cells[key] = cells.get(key, Time()) + waiting + busy
-        return cells
+            cell = sums.setdefault((record.module, record.category if isinstance(record, Leaf) else Category.HOST), {})
+            for name, seconds in (("host", advance.waiting), (bound, advance.busy)):
+                cell[name] = cell[name] + seconds if name in cell else seconds
+        return {key: sum(starmap(_bounded, cell.items()), Time()) for key, cell in sums.items()}
 
     @cached_property
     def _table(self) -> KernelTable:
@@ -320,16 +320,9 @@ class Calibrated:
         return _errors("the machine", max(_BASE_SPREAD, self.calibration.drift / 2))
 
 
-def _bounded(bound: str, seconds: float, draws: Draws) -> Time:
-    match bound:
-        case "matrix_units":
-            return Time(matrix_units=seconds, draws=draws)
-        case "vector_units":
-            return Time(vector_units=seconds, draws=draws)
-        case "memory":
-            return Time(memory=seconds, draws=draws)
-        case _:
-            return Time(host=seconds, draws=draws)
+def _bounded(bound: str, seconds: Draws) -> Time:
+    """Return a time that one thing bounds: its centre, and its sampled runs."""
+    return Time(**{bound: float(seconds[0])}, draws=seconds[1:])  # pyright: ignore[reportArgumentType]
 
 
 def _centre(seconds: Draws | float) -> float:

@@ -64,7 +64,7 @@ def serial(steps: Sequence[Step]) -> list[Advance]:
     advances: list[Advance] = []
     now = _zeros(steps)
     for step in steps:
-        waiting = np.full_like(now, step.host)
+        waiting = np.broadcast_to(step.host, now.shape)
         advances.append(Advance(begin=now, host_begin=now, waiting=waiting, busy=step.device))
         now = now + waiting + step.device
     return advances

@@ -176,7 +176,7 @@ MODELS: Mapping[str, NamedModel] = {
         _deepseek_ocr(
             "deepseek-ocr-tiny",
             DeepseekOCRConfig.tiny(),
-            description="the same code at toy size, for trying things out: 3 decoder layers, 8 experts, 0.3 M parameters",
+            description="the same code at toy size, to try things out: 3 decoder layers, 8 experts, 0.3 M parameters",
             source="DeepseekOCRConfig.tiny()",
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch._ops import OpOverload
@@ -97,7 +97,8 @@ _EXAMPLES = {"ScalarType": "bfloat16", "Layout": "torch.strided", "MemoryFormat"
 
 def _argument_type(overload: OpOverload, name: str) -> str:
     """Return the type of an argument, without Optional."""
-    arguments = overload._schema.arguments
+    schema: Any = overload._schema  # pyright: ignore[reportPrivateUsage] - torch has no public name
+    arguments = schema.arguments
     for argument in arguments:
         if argument.name == name:
             return str(argument.real_type).removeprefix("Optional[").removesuffix("]")

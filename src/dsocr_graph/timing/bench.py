@@ -6,7 +6,7 @@ import copy
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import attrs
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dsocr_graph.errors import OptionError, ReplayError
 from dsocr_graph.ir import CapturedModel
@@ -73,9 +73,8 @@ class Bench:
         Of random weights and of the inputs.
     checkpoint : str or Path, optional
         A directory with weights, instead of random ones.
-    analytic : callable, optional
-        Returns the compiled model; called when a stage is first run. What does not fit is refused before it runs, and
-        the message says what it needs.
+    analytic : AnalyticModel, optional
+        The compiled model: what does not fit is refused before it runs, and the message says what it needs.
     progress : callable
         Told what is being done.
 
@@ -109,7 +108,7 @@ class Bench:
         threads: int = 1,
         seed: int = 0,
         checkpoint: str | Path | None = None,
-        analytic: Callable[[], AnalyticModel] | None = None,
+        analytic: AnalyticModel | None = None,
         progress: Callable[[str], None] = lambda message: None,
     ) -> None:
         self._runnable = runnable_of(named, variant, moe)
@@ -195,7 +194,7 @@ class Bench:
                 "graph; choose grouped, or measure without instrument"
             )
         (graph,) = self._captured(point.stage).graphs
-        stage = self._stages.get(point.stage)
+        stage = self._stage(point)
         if stage is not None and len(stage.schedule) != len(graph.calls):
             raise ReplayError(
                 f"stage {point.stage} has {len(stage.schedule):,} calls in the compiled model and {len(graph.calls):,} "
@@ -204,7 +203,9 @@ class Bench:
         module = self._runnable.stage_module(self._model, point.stage)
         with self._guarded(point):
             inputs = self._inputs.copy(point)
-            return replay(graph, module, inputs, point.bindings, call_clock(self._device)).call_seconds
+            return replay(
+                graph, module, inputs, point.bindings, call_clock(self._device, threads=self.machine.threads)
+            ).call_seconds
 
     def measure(
         self,
@@ -256,7 +257,8 @@ class Bench:
             bindings=dict(point.bindings),
             warmups=warmups,
             wall_seconds=tuple(run.wall for run in runs),
-            cpu_seconds=tuple(run.cpu for run in runs) if self._device.type == "cpu" else (),
+            # Of several threads the CPU times add up: what they are worth is the wall time.
+            cpu_seconds=tuple(run.cpu for run in runs) if self._one_thread else (),
             call_seconds=tuple(map(float, np.median(passes, axis=0))) if passes else (),
             instrumented_seconds=float(np.median([sum(seconds) for seconds in passes])) if passes else 0.0,
             peak_bytes=self._peak_bytes(point),
@@ -274,8 +276,8 @@ class Bench:
             count for stage, counted in self._counted.items() for count in compare_calls(graph, stage, counted)
         )
 
-    def _new_inputs(self) -> _Inputs:
-        return _Inputs(
+    def _new_inputs(self) -> StageInputs:
+        return StageInputs(
             lambda point: self._runnable.inputs(point.stage, point.bindings, device=self._device, seed=self._seed)
         )
 
@@ -289,6 +291,10 @@ class Bench:
         require_memory(what, needed, self._device, _OTHER_DEVICE)
         with memory_explained(what, needed, self._device, _OTHER_DEVICE):
             return self._runnable.load(device=self._device, seed=seed, checkpoint=checkpoint)
+
+    @property
+    def _one_thread(self) -> bool:
+        return self._device.type == "cpu" and self.machine.threads == 1
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -350,16 +356,16 @@ class Bench:
 
     def _needed_bytes(self, point: Point) -> int | None:
         """Return what running a stage still allocates, by the analytic model; None without one."""
-        stage = self._stages.get(point.stage)
+        stage = self._stage(point)
         if stage is None:
             return None
         given = total_bytes(self._runnable.inputs(point.stage, point.bindings, device="meta", seed=0))
         peak = expected_peak_bytes(stage, point.bindings, given)
         return peak + given * (1 if self._inputs.has(point) else 2)  # a copy of what is kept
 
-    @cached_property
-    def _stages(self) -> Mapping[str, Stage]:
-        return {} if self._analytic is None else {stage.name: stage for stage in self._analytic().stages}
+    def _stage(self, point: Point) -> Stage | None:
+        stages = () if self._analytic is None else self._analytic.stages
+        return next((stage for stage in stages if stage.name == point.stage), None)
 
 
 def runnable_of(named: NamedModel, variant: Variant, moe: MoEImplementation) -> RunnableModel:

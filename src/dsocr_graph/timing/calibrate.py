@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from dsocr_graph.errors import OptionError, OutputError, PlanError, UnfinishedCalibrationError
-from dsocr_graph.timing.allocator import pin_allocator
+from dsocr_graph.timing.allocator import pin_allocator, warm_heap
 from dsocr_graph.timing.clocks import Clock, CpuClock, CudaClock
 from dsocr_graph.timing.host_costs import measure_host_costs
 from dsocr_graph.timing.journal import Journal
@@ -34,7 +34,8 @@ Progress = Callable[[str], None]
 _SENTINEL_EVERY = 30.0  # seconds
 _REPORT_EVERY = 10.0  # seconds
 _MAKING_SECONDS = 5e-3  # of the operands of one call
-_BELOW_PEAK = 1.25  # how much longer than at peak rates calls take on average, before any was timed
+_BELOW_PEAK = 1.4  # how much longer than at peak rates calls take on average, before any was timed
+_HEAP_MARGIN = 1.25  # what is freed is split up in time
 _SHORTEST_SECONDS = 5e-6  # of a call
 
 
@@ -99,6 +100,7 @@ class Calibrator:
         self._found = self._journal.findings
         self._earlier = max((sentinel.elapsed for sentinel in self._found.sentinels), default=0.0)
         self._begin = time.monotonic()
+        self._pace = 1.0  # of the last pass in this process: seconds per second expected
 
     @property
     def passes(self) -> int:
@@ -107,7 +109,7 @@ class Calibrator:
 
     def next_pass_seconds(self) -> float:
         """Return how long the next pass will take, by earlier passes or else by the peaks of the machine."""
-        return sum(self._busy(index) for index in self._order())
+        return self._pace * sum(map(self._busy, self._order()))
 
     def run_pass(self) -> None:
         """Time every call once; after an interruption, those that the pass still lacks.
@@ -119,22 +121,23 @@ class Calibrator:
         OperandError, UnknownOperatorError, OperatorArgumentError
             When a call cannot be made.
         """
-        self._prepare()
+        bench = self._prepared()
         order = self._order()
         number, count = self.passes + 1, len(self._plan.calls)
-        expected = [self._busy(index) for index in order]
+        expected = list(map(self._busy, order))
         begin = reported = time.monotonic()
         for done, index in enumerate(order):
             now = time.monotonic()
-            if now - reported >= _REPORT_EVERY:
+            if done and now - reported >= _REPORT_EVERY:
                 reported = now
                 share = sum(expected[:done]) / sum(expected)
                 left = (now - begin) * (1 - share) / share
                 finished = count - len(order) + done
                 self._progress(f"pass {number}: {finished:,} of {count:,} calls, about {duration(left)} left")
             self._watch()
-            self._time(index)
+            self._time(bench, index)
         self._watch(due=True)
+        self._pace = (time.monotonic() - begin) / sum(map(self._busy, order))
 
     def calibration(self) -> Calibration:
         """Return what has been measured so far.
@@ -188,24 +191,28 @@ class Calibrator:
         largest = max(self._plan.calls, key=lambda call: call.bytes)
         require_memory(
             f"{largest.key}, of {largest.origin}, with the weights that are kept out of the caches",
-            round(largest.bytes) + cold,
+            round((1 + _HEAP_MARGIN) * largest.bytes)
+            + cold,  # its operands in the pool of random numbers, and room for its result
             self._device,
             "leave that point out: give smaller ones with --points",
         )
         operands = OperandMaker(self._plan.calls, self._device, cold_bytes=cold)
+        if self._device.type == "cpu":
+            warm_heap(round(_HEAP_MARGIN * largest.bytes))
         return Microbench(operands=operands, clock=self._clock, device=self._device)
 
     @cached_property
     def _sentinels(self) -> Sentinels:
         return Sentinels(self._clock, self._device)
 
-    def _prepare(self) -> None:
+    def _prepared(self) -> Microbench:
         """Set up the process, which other measurements may share, and measure what calls are compared with."""
         torch.set_num_threads(self._machine.threads)
         pin_allocator()
         self._peaks()
         if self._found.host is None:
             self._journal.add_host(measure_host_costs(self._device))
+        return self._bench
 
     def _peaks(self) -> Peaks:
         if self._found.peaks is None:
@@ -221,11 +228,11 @@ class Calibrator:
         random.Random(self.passes).shuffle(order)  # the same in every process
         return [index for index in order if len(self._found.seconds[index]) == self.passes]
 
-    def _time(self, index: int) -> None:
+    def _time(self, bench: Microbench, index: int) -> None:
         call = self._plan.calls[index]
-        seconds = float(f"{self._bench.seconds(call):.4g}")
+        seconds = bench.seconds(call)
         launches = self._found.launches.get(index)
-        self._journal.add_time(index, seconds, launches=self._bench.launches(call) if launches is None else launches)
+        self._journal.add_time(index, seconds, launches=bench.launches(call) if launches is None else launches)
 
     def _watch(self, *, due: bool = False) -> None:
         """Time the sentinels, every now and then."""
@@ -234,7 +241,7 @@ class Calibrator:
         if not due and sentinels and elapsed - sentinels[-1].elapsed < _SENTINEL_EVERY:
             return
         for name, seconds in self._sentinels.seconds().items():
-            self._journal.add_sentinel(Sentinel(elapsed=round(elapsed, 1), name=name, seconds=float(f"{seconds:.4g}")))
+            self._journal.add_sentinel(Sentinel(elapsed=elapsed, name=name, seconds=float(f"{seconds:.4g}")))
 
     def _busy(self, index: int) -> float:
         """Return how long a pass is busy with a call."""

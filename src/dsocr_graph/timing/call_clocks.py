@@ -30,13 +30,14 @@ class CallClock(Protocol):
 
 
 class HostClock:
-    """CPU time of the process, all threads, from the beginning of a call to that of the next.
+    """Time from the beginning of a call to that of the next: CPU time of the process, with several threads wall time.
 
-    Other processes cost wall time but no CPU time, so that a shared machine disturbs it little.
+    Other processes cost wall time but no CPU time, so that a shared machine disturbs it little; the CPU times of
+    several threads would add up.
 
     Examples
     --------
-    >>> clock = HostClock()
+    >>> clock = HostClock(threads=1)
     >>> for _ in range(3):
     ...     clock.begin()
     >>> len(clock.end())
@@ -45,16 +46,17 @@ class HostClock:
 
     device = torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, *, threads: int) -> None:
+        self._now = time.process_time_ns if threads == 1 else time.perf_counter_ns
         self._marks: list[int] = []  # ns
 
     def begin(self) -> None:
         """Note the time."""
-        self._marks.append(time.process_time_ns())
+        self._marks.append(self._now())
 
     def end(self) -> tuple[float, ...]:
         """Return the seconds of each call."""
-        marks = [*self._marks, time.process_time_ns()]
+        marks = [*self._marks, self._now()]
         self._marks = []
         return tuple((after - before) * 1e-9 for before, after in pairwise(marks))
 
@@ -119,12 +121,12 @@ class DeviceClock:
         return windows[len(windows) // 2] * 1e-3
 
 
-def call_clock(device: torch.device | str) -> CallClock:
+def call_clock(device: torch.device | str, *, threads: int) -> CallClock:
     """Return the clock for calls on a device.
 
     Examples
     --------
-    >>> type(call_clock("cpu")).__name__
+    >>> type(call_clock("cpu", threads=1)).__name__
     'HostClock'
     """
-    return HostClock() if torch.device(device).type == "cpu" else DeviceClock(device)
+    return HostClock(threads=threads) if torch.device(device).type == "cpu" else DeviceClock(device)

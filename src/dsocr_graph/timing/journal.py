@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from attrs import asdict, define, field
+from attrs import asdict, define, evolve, field
 
 from dsocr_graph.errors import JournalError, OutputError
 from modelmeter.machine import Machine
@@ -30,6 +30,17 @@ class Findings:
     def passes(self) -> int:
         """Passes that every call has been through."""
         return min(map(len, self.seconds))
+
+
+def _rounded(value: float) -> float:
+    """Return a figure with the digits that a measurement has.
+
+    Examples
+    --------
+    >>> _rounded(0.001234567)
+    0.001235
+    """
+    return float(f"{value:.4g}")
 
 
 class Journal:
@@ -78,24 +89,33 @@ class Journal:
 
     def add_time(self, call: int, seconds: float, *, launches: int) -> None:
         """Keep the time of a call of the plan, by its position, in the pass under way."""
-        self.findings.seconds[call].append(seconds)
+        self.findings.seconds[call].append(_rounded(seconds))
         self.findings.launches[call] = launches
-        self._append({"call": call, "seconds": seconds, "launches": launches})
+        self._append({"call": call, "seconds": _rounded(seconds), "launches": launches})
 
     def add_peaks(self, peaks: Peaks) -> None:
         """Keep the best rates."""
-        self.findings.peaks = peaks
-        self._append({"peaks": asdict(peaks)})
+        matrix = {dtype: _rounded(rate) for dtype, rate in peaks.matrix_flops.items()}
+        self.findings.peaks = Peaks(
+            matrix_flops=matrix, vector_flops=_rounded(peaks.vector_flops), bandwidth=_rounded(peaks.bandwidth)
+        )
+        self._append({"peaks": asdict(self.findings.peaks)})
 
     def add_host(self, host: HostCosts) -> None:
         """Keep what the host spends."""
-        self.findings.host = host
-        self._append({"host": asdict(host)})
+        self.findings.host = HostCosts(
+            classes={name: _rounded(seconds) for name, seconds in host.classes.items()},
+            launch=_rounded(host.launch),
+            latency=_rounded(host.latency),
+            sync=_rounded(host.sync),
+        )
+        self._append({"host": asdict(self.findings.host)})
 
     def add_sentinel(self, sentinel: Sentinel) -> None:
         """Keep the time of a fixed call."""
-        self.findings.sentinels.append(sentinel)
-        self._append({"sentinel": asdict(sentinel)})
+        kept = evolve(sentinel, elapsed=round(sentinel.elapsed, 1), seconds=_rounded(sentinel.seconds))
+        self.findings.sentinels.append(kept)
+        self._append({"sentinel": asdict(kept)})
 
     def remove(self) -> None:
         """Take the file away, once what it says is kept elsewhere."""

@@ -74,7 +74,7 @@ def measure(
     budget_seconds : float, optional
         For the uninstrumented runs of all points together; slow stages are then run fewer times, never below 3.
     analytic : callable, optional
-        Returns the compiled model; called when a stage is first run. What does not fit into memory is then refused
+        Returns the compiled model; called once the weights are there. What does not fit into memory is then refused
         before it runs.
     progress : callable
         Told what is being done.
@@ -118,9 +118,10 @@ def measure(
         threads=threads,
         seed=seed,
         checkpoint=checkpoint,
-        analytic=analytic,
         progress=progress,
     )
+    if analytic is not None:
+        bench = bench.at(variant, analytic=analytic())
     if instrument and moe != "grouped":
         progress("calls are not timed: the loop over experts follows the data and is in no graph")
     stages: list[StageMeasurement] = []

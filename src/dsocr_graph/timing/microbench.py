@@ -25,7 +25,6 @@ LONG_SECONDS = 0.2
 
 _CALL_SECONDS = 0.06  # of windows; that many as fit, one at least
 _MOST_WINDOWS = 5
-_MOST_REPEATS = 1000
 
 
 @frozen(kw_only=True)
@@ -120,9 +119,9 @@ def _settled(clock: Clock, run: Run) -> float:
         seconds = window()
         if seconds >= LONG_SECONDS:
             return seconds
-        if repeats * seconds >= WINDOW_SECONDS / 2 or repeats == _MOST_REPEATS:
+        if repeats * seconds >= WINDOW_SECONDS / 2 or repeats == clock.most_repeats:
             break
-        repeats = min(math.ceil(WINDOW_SECONDS / seconds), _MOST_REPEATS)
+        repeats = min(math.ceil(WINDOW_SECONDS / seconds), clock.most_repeats)
     return statistics.median(window() for _ in range(_windows(repeats * seconds)))
 
 
@@ -132,7 +131,7 @@ def pass_seconds(seconds: float) -> float:
     Examples
     --------
     >>> pass_seconds(1.5), round(pass_seconds(0.02), 3), round(pass_seconds(3e-6), 3)
-    (1.5, 0.08, 0.016)
+    (1.5, 0.08, 0.012)
     """
     if seconds >= LONG_SECONDS:
         return seconds

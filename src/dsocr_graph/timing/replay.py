@@ -70,7 +70,7 @@ def replay(
     >>> stage = StageSpec(name="forward", description="", module=nn.Linear(4, 2, device="meta"), inputs=(x,))
     >>> (graph,) = capture(stage.module, [stage], name="toy", variant={}).graphs
     >>> real, x = nn.Linear(4, 2), torch.ones(3, 4)
-    >>> replayed = replay(graph, real, [x], {}, HostClock())
+    >>> replayed = replay(graph, real, [x], {}, HostClock(threads=1))
     >>> torch.equal(replayed.outputs[0], real(x)), len(replayed.call_seconds)
     (True, 1)
     """

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import torch
 from attrs import frozen
+from torch.nn import functional as F
 
 from dsocr_graph.timing.clocks import Clock
 from dsocr_graph.timing.operands import TORCH_DTYPES
@@ -95,7 +96,7 @@ class Sentinels:
 
 def _product(size: int, dtype: DType, device: torch.device) -> Callable[[], object]:
     x, y = (torch.randn(size, size, device=device).to(TORCH_DTYPES[dtype]) for _ in range(2))
-    return lambda: x @ y
+    return lambda: F.linear(x, y)  # the second one transposed, as models have it and libraries like it
 
 
 def _copy(size: int, device: torch.device) -> Callable[[], object]:
