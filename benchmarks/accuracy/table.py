@@ -1,7 +1,7 @@
 """The error table: what was predicted from the kept calibration, beside what was measured and four baselines.
 
-Needs no torch and no device: it reads the calibration, the measurements and the compiled models that `collect.py` left in
-benchmarks/accuracy/data/TARGET. Prints the table and writes benchmarks/results/accuracy-TARGET.json and .md.
+Needs no torch and no device: it reads the calibration, the measurements and the compiled models that `collect.py` left
+in benchmarks/accuracy/data/TARGET. Prints the table and writes benchmarks/results/accuracy-TARGET.json and .md.
 
     python benchmarks/accuracy/table.py [TARGET ...]
 """
@@ -95,19 +95,18 @@ def report(target: Target) -> tuple[dict[str, Any], str]:
     missing = [case.name for case in target.cases if _measured(measurements[case.base_size], case) is None]
     splits = {split: _summary([row for row in rows if row.split == split]) for split in _distinct(rows, "split")}
     stages = {stage: _summary([row for row in rows if row.stage == stage]) for stage in _distinct(rows, "stage")}
-    summary = {"all": _summary(rows), **splits, **stages}
-    total = _total(target, models, measurements, predictor) if target.workload else None
-    document = {
+    document: dict[str, Any] = {
         "target": target.name,
         "machine": asdict(calibration.machine),
         "date": calibration.date,
         "drift": round(calibration.drift, 4),
         "not_measured": missing,
-        "summary": summary,
-        "workload": total,
+        "summary": {"all": _summary(rows), **splits, **stages},
+        "workload": _total(target, models, measurements, predictor) if target.workload else None,
         "cases": [{**asdict(row), "error": row.error, "covered": row.covered} for row in rows],
     }
-    return _rounded(document), _markdown(target, calibration, rows, summary, total, missing)
+    rounded = {key: _rounded(value) for key, value in document.items()}
+    return rounded, _markdown(document, calibration, rows)
 
 
 def _baselines(calibration: Calibration, predictor: Calibrated, target: Target) -> dict[str, Predict]:
@@ -206,7 +205,7 @@ def _total(
     }
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, Mapping):
@@ -214,29 +213,23 @@ def _rounded(value: Any) -> Any:
     return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _markdown(
-    target: Target,
-    calibration: Calibration,
-    rows: Sequence[Row],
-    summary: Mapping[str, Any],
-    total: Mapping[str, Any] | None,
-    missing: Sequence[str],
-) -> str:
-    machine = calibration.machine
+def _markdown(document: Mapping[str, Any], calibration: Calibration, rows: Sequence[Row]) -> str:
+    machine, name = calibration.machine, document["target"]
     unit = "CPU time" if machine.kind == "cpu" else "wall time"
     parts = [
-        f"# Accuracy: {target.name}",
+        f"# Accuracy: {name}",
         "",
         f"{machine.device}, {machine.threads} thread(s), torch {machine.torch}, {calibration.date}; "
         f"{len(calibration.samples):,} calibrated calls, drift of the sentinels {calibration.drift:.1%}. Seconds are "
-        f"{unit}; the error is predicted over measured, less 1. Made by `python benchmarks/accuracy/table.py "
-        f"{target.name}` from benchmarks/accuracy/data/{target.name}.",
+        f"{unit}; the error is predicted over measured, less 1. Made by `python benchmarks/accuracy/table.py {name}` "
+        f"from benchmarks/accuracy/data/{name}.",
         "",
-        _summary_table(summary),
+        _summary_table(document["summary"]),
         "",
-        _baseline_table(summary),
+        _baseline_table(document["summary"]),
         "",
     ]
+    total = document["workload"]
     if total is not None:
         parts += [
             f"The whole workload {total['workload']}: predicted {total['predicted']:.1f} s "
@@ -244,8 +237,8 @@ def _markdown(
             f"counts, decode between its measured steps: **{total['error']:+.1%}**.",
             "",
         ]
-    if missing:
-        parts += [f"Declared and not measured: {', '.join(missing)}.", ""]
+    if document["not_measured"]:
+        parts += [f"Declared and not measured: {', '.join(document['not_measured'])}.", ""]
     return "\n".join([*parts, _case_table(rows), ""])
 
 

@@ -43,6 +43,9 @@ def add_parser(commands: Subparsers) -> None:
     )
     variant.add_argument("--dtype", default="bf16", help="bf16 or fp32 (default: %(default)s)")
     variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+    variant.add_argument(
+        "--moe", default="grouped", help="grouped, or loop: also the published loop over experts (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX (default: %(default)s)")
     parser.add_argument(
         "--threads", type=int, default=1, metavar="N", help="threads within an operator (default: %(default)s)"
@@ -88,6 +91,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         [(model, points or standard_points(model, STANDARD_LATTICES[machine.kind])) for model in models],
         device=options.device,
         threads=options.threads,
+        moe=options.moe,
         passes=options.passes,
         minutes=DEFAULT_MINUTES[machine.kind] if options.minutes is None else options.minutes,
         out=out,

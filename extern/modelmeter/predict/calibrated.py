@@ -18,11 +18,19 @@ from modelmeter.model import AnalyticModel, FreeOps, Leaf, Stage
 from modelmeter.predict.calibration import Calibration
 from modelmeter.predict.draws import log_errors
 from modelmeter.predict.expert_draws import active_expert_draws
-from modelmeter.predict.expert_loop import GROUPED, Routed, calls_in_loop, spread_evenly, waits_for_host
+from modelmeter.predict.expert_loop import (
+    GROUPED,
+    Routed,
+    calls_in_loop,
+    loop_work,
+    routing_sizes,
+    spread_evenly,
+    waits_for_host,
+)
 from modelmeter.predict.host import host_class
-from modelmeter.predict.kernel_time import KernelTime, SourceShare
+from modelmeter.predict.kernel_time import KernelTime, SourceShare, Work
 from modelmeter.predict.sweep import sweep_points
-from modelmeter.predict.tables import KernelTable, Work
+from modelmeter.predict.tables import KernelTable
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts
 from modelmeter.predict.timeline import Advance, CallTime, Step, device_only, serial, two_queues
 from modelmeter.signature import Signature
@@ -230,7 +238,7 @@ class Calibrated:
         loops: dict[str, Routed] = {}
         for leaf in leaves:
             if leaf.op == GROUPED:
-                experts, per_token, tokens = _routing_sizes(_bound_signature(leaf, bindings))
+                experts, per_token, tokens = routing_sizes(_bound_signature(leaf, bindings))
                 active = self._expert_counts(leaf, bindings)[0]
                 assert active is not None
                 loops[leaf.module] = spread_evenly(tokens, per_token, experts, active)
@@ -257,7 +265,7 @@ class Calibrated:
         call = _bound_signature(leaf, bindings)
         device, host, launches = np.zeros(_columns()), between, 0
         for each in calls_in_loop(call, routed):
-            found = self._table.time(each, _work_of(each))
+            found = self._table.time(each, loop_work(each))
             device = device + found.seconds * _errors(found.group, found.log_spread) * self._common_errors
             if not self._on_cpu:
                 host += self.calibration.host.classes[host_class(each.op)]
@@ -285,7 +293,7 @@ class Calibrated:
         """Return how many experts a grouped product touches: the expectation, then the sampled runs."""
         if leaf.op != GROUPED:
             return (None,) * _columns()
-        experts, per_token, tokens = _routing_sizes(_bound_signature(leaf, bindings))
+        experts, per_token, tokens = routing_sizes(_bound_signature(leaf, bindings))
         if self.routing is not None:
             return (round(self.routing(experts, per_token, tokens)),) * _columns()
         return active_expert_draws(experts, per_token, tokens, layers=leaf.calls)
@@ -346,26 +354,6 @@ def _bound_signature(leaf: Leaf, bindings: Mapping[str, int]) -> Signature:
             "compiled by dsocr_graph, and others by a roofline"
         )
     return signature.at(bindings)
-
-
-def _routing_sizes(grouped: Signature) -> tuple[int, int, int]:
-    """Return experts, experts per token and tokens of a grouped product."""
-    rows, experts = grouped.tensor("input").shape[0], grouped.tensor("weight").shape[0]
-    per_token = grouped.arguments["experts_per_token"]
-    assert isinstance(rows, int)
-    assert isinstance(experts, int)
-    assert isinstance(per_token, int)
-    return experts, per_token, rows // per_token
-
-
-def _work_of(call: Signature) -> Work:
-    """Return what a call of the loop does: a product's FLOPs, and the bytes of the operands with one result."""
-    moved = [item.bytes for item in call.tensors]
-    if call.op != "aten::linear":
-        return Work(flops=0.0, bytes=float(sum(moved) + max(moved)))
-    x, w = call.tensor("input"), call.tensor("weight")
-    rows = x.elements // int(w.shape[1])
-    return Work(flops=2.0 * rows * w.elements, bytes=float(sum(moved) + rows * int(w.shape[0]) * x.dtype.itemsize))
 
 
 def _scheduled(model: AnalyticModel, name: str) -> Stage:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 from attrs import evolve, frozen
 
 from modelmeter.dtypes import DType
+from modelmeter.predict.kernel_time import Work
 from modelmeter.signature import Signature, TensorArgument
 
 GROUPED = "dsocr_graph::grouped_linear"
@@ -77,6 +78,24 @@ def calls_in_loop(call: Signature, routed: Routed) -> tuple[Signature, ...]:
     return (call,)
 
 
+def routing_sizes(grouped: Signature) -> tuple[int, int, int]:
+    """Return experts, experts per token and tokens of a grouped product with numbers."""
+    rows, experts = grouped.tensor("input").shape[0], grouped.tensor("weight").shape[0]
+    per_token = cast("int", grouped.arguments["experts_per_token"])
+    return cast("int", experts), per_token, cast("int", rows) // per_token
+
+
+def loop_work(call: Signature) -> Work:
+    """Return what a call of the loop does: the FLOPs of a product, the bytes of the operands and one result."""
+    moved = [item.bytes for item in call.tensors]
+    if call.op != "aten::linear":
+        return Work(flops=0.0, bytes=float(sum(moved) + max(moved)))
+    x, w = call.tensor("input"), call.tensor("weight")
+    outer, inner = cast("tuple[int, int]", w.shape)
+    rows = x.elements // inner
+    return Work(flops=2.0 * rows * w.elements, bytes=float(sum(moved) + rows * outer * x.dtype.itemsize))
+
+
 def waits_for_host(call: Signature) -> bool:
     """Whether the loop copies to the host where the grouped form has this call."""
     return call.op == "aten::searchsorted"
@@ -115,14 +134,3 @@ def _with_rows(call: Signature, rows: int) -> Signature:
 
 def _rows(tensor: TensorArgument, rows: int) -> TensorArgument:
     return evolve(tensor, shape=(rows, *tensor.shape[1:]))
-
-
-def loop_samples(calls: Sequence[Signature], routed: Routed) -> tuple[Signature, ...]:
-    """Return the distinct calls of the loop for the calls of a module with experts, to be timed.
-
-    Examples
-    --------
-    >>> loop_samples([], spread_evenly(1, 2, 8, 2))
-    ()
-    """
-    return tuple({each.text: each for call in calls for each in calls_in_loop(call, routed)}.values())

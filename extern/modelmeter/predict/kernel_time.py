@@ -18,6 +18,14 @@ class Method(StrEnum):
 
 
 @frozen(kw_only=True)
+class Work:
+    """What a call does, to compare its time with that of other calls."""
+
+    flops: float
+    bytes: float  # moved, unfused
+
+
+@frozen(kw_only=True)
 class KernelTime:
     """Seconds of one execution on the device.
 

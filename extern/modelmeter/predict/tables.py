@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from modelmeter.errors import ModelMeterError
 from modelmeter.predict.calibration import Calibration, Sample, sample_key
-from modelmeter.predict.kernel_time import KernelTime, Method
+from modelmeter.predict.kernel_time import KernelTime, Method, Work
 from modelmeter.predict.sites import Site, site_of
 from modelmeter.signature import Signature
 
@@ -32,14 +32,6 @@ _FLOOR_SPREAD: Mapping[Method, float] = {
 
 class MissingKernelTimeError(ModelMeterError, LookupError):
     """A call that no sample of the calibration can stand for."""
-
-
-@frozen(kw_only=True)
-class Work:
-    """What a call does, to compare its time with that of other calls."""
-
-    flops: float
-    bytes: float
 
 
 @frozen(kw_only=True)

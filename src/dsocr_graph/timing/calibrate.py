@@ -262,6 +262,7 @@ def calibrate(
     *,
     device: str = "cpu",
     threads: int = 1,
+    moe: str = "grouped",
     passes: int = 3,
     minutes: float | None = None,
     out: str | Path,
@@ -278,6 +279,8 @@ def calibrate(
         "cpu", "cuda" or "cuda:INDEX".
     threads : int
         Of torch, within an operator.
+    moe : str
+        "grouped", or "loop" to time the calls of the published loop over experts as well.
     passes : int
         How often each call is timed.
     minutes : float, optional
@@ -311,7 +314,7 @@ def calibrate(
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a directory; give --out the name of a file")
     machine = this_machine(device, threads=threads)
-    plan = plan_calls(models)
+    plan = plan_calls(models, moe=moe)
     calibrator = Calibrator(
         plan, machine=machine, device=device, journal=target.with_name(f"{target.name}.partial"), progress=progress
     )

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import cast
 
 from attrs import field, frozen
 
@@ -14,8 +13,9 @@ from dsocr_graph.errors import PlanError
 from dsocr_graph.workloads.tiling import GRIDS
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, Leaf
+from modelmeter.predict.calibrated import MOE_FORMS
 from modelmeter.predict.calibration import CalibratedModel, sample_key
-from modelmeter.predict.expert_loop import GROUPED
+from modelmeter.predict.expert_loop import GROUPED, Routed, calls_in_loop, loop_work, routing_sizes, spread_evenly
 from modelmeter.signature import Signature
 
 Bindings = Mapping[str, int]
@@ -79,7 +79,7 @@ class Plan:
         return tuple(sorted({tensor.dtype.value for tensor in tensors if tensor.dtype.is_floating}))
 
 
-def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]]) -> Plan:
+def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: str = "grouped") -> Plan:
     """Return the distinct calls of some models at some points.
 
     A grouped product of experts is planned for several numbers of active experts, since routing decides which it gets.
@@ -88,19 +88,27 @@ def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]]) -> Plan:
     ----------
     models : sequence of (AnalyticModel, sequence of Point)
         Compiled models, each with the points that it is to be timed at.
+    moe : str
+        "grouped", or "loop" to plan the calls of the published loop over experts as well, with rows spread over as many
+        as are expected.
 
     Raises
     ------
     PlanError
-        When nothing is planned, a point does not fit its model, or a model does not say which calls it makes.
+        When nothing is planned, `moe` is unknown, a point does not fit its model, or a model does not say which calls
+        it makes.
     """
+    if moe not in MOE_FORMS:
+        raise PlanError(f"moe {moe!r} is not known; choose one of {', '.join(MOE_FORMS)}")
     calls: dict[str, PlannedCall] = {}
     for model, points in models:
         for point in points:
             check_point(model, point)
-            for leaf in model.leaves_by_stage[point.stage]:
-                for call in _calls(model, leaf, point):
-                    calls.setdefault(call.key, call)
+            leaves = model.leaves_by_stage[point.stage]
+            for call in (call for leaf in leaves for call in _calls(model, leaf, point)):
+                calls.setdefault(call.key, call)
+            for call in _loop_calls(model, leaves, point) if moe == "loop" else ():
+                calls.setdefault(call.key, call)
     if not calls:
         raise PlanError("nothing to calibrate: no model has a point; give at least one, such as decode:B=1,T=913")
     return Plan(
@@ -117,12 +125,7 @@ def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]]) -> Plan:
 
 
 def _calls(model: AnalyticModel, leaf: Leaf, point: Point) -> Iterator[PlannedCall]:
-    if leaf.signature is None:
-        raise PlanError(
-            f"leaf {leaf.id!r} of {model.name} does not say which operands its call takes; calibrate models that were "
-            "compiled by this release of dsocr_graph, not ones written by hand"
-        )
-    signature = leaf.signature.at(point.bindings)
+    signature = _signature(model, leaf).at(point.bindings)
     for conditions in _conditions(signature):
         yield PlannedCall(
             signature=signature,
@@ -133,13 +136,35 @@ def _calls(model: AnalyticModel, leaf: Leaf, point: Point) -> Iterator[PlannedCa
         )
 
 
+def _loop_calls(model: AnalyticModel, leaves: Sequence[Leaf], point: Point) -> Iterator[PlannedCall]:
+    """Yield what the loop over experts calls in place of the grouped products and what surrounds them."""
+    loops: dict[str, Routed] = {}  # by the module that holds the experts
+    for leaf in leaves:
+        if leaf.op == GROUPED:
+            experts, per_token, tokens = routing_sizes(_signature(model, leaf).at(point.bindings))
+            active = round(uniform_routing(experts, per_token, tokens))
+            loops[leaf.module] = spread_evenly(tokens, per_token, experts, active)
+    for leaf in (leaf for leaf in leaves if leaf.module in loops):
+        for signature in calls_in_loop(_signature(model, leaf).at(point.bindings), loops[leaf.module]):
+            work = loop_work(signature)
+            origin = f"the loop of {leaf.module} in {point.text}"
+            yield PlannedCall(signature=signature, conditions={}, flops=work.flops, bytes=work.bytes, origin=origin)
+
+
+def _signature(model: AnalyticModel, leaf: Leaf) -> Signature:
+    if leaf.signature is None:
+        raise PlanError(
+            f"leaf {leaf.id!r} of {model.name} does not say which operands its call takes; calibrate models that were "
+            "compiled by this release of dsocr_graph, not ones written by hand"
+        )
+    return leaf.signature
+
+
 def _conditions(signature: Signature) -> tuple[Mapping[str, int], ...]:
     if signature.op != GROUPED:
         return ({},)
-    experts = cast("int", signature.tensor("weight").shape[0])
-    rows = cast("int", signature.tensor("input").shape[0])
-    per_token = cast("int", signature.arguments["experts_per_token"])
-    return tuple({"active_experts": count} for count in active_counts(experts, per_token, rows))
+    experts, per_token, tokens = routing_sizes(signature)
+    return tuple({"active_experts": count} for count in active_counts(experts, per_token, tokens * per_token))
 
 
 def _routing(conditions: Mapping[str, int]) -> Routing:

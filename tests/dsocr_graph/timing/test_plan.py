@@ -182,3 +182,19 @@ def test_the_standard_sizes_cover_the_pages_that_occur() -> None:
         lengths = [sizes["S"] for sizes in prompts if sizes["B"] == 1]
         assert max(lengths) >= 990 + 273 + 10
         assert {sizes["V"] for sizes in crops} >= {2, 6, 9}
+
+
+def test_the_loop_over_experts_is_planned_when_asked_for(model: AnalyticModel) -> None:
+    """One token of two experts: each expert's product has one row; the counting has its own calls."""
+    point = decode(B=1, T=5)
+    plain, loop = (plan_calls([(model, [point])], moe=moe) for moe in ("grouped", "loop"))
+    extra = {call.key for call in loop.calls} - {call.key for call in plain.calls}
+    operators = {key.partition("(")[0] for key in extra}
+    assert {"aten::linear.default", "aten::scatter_.value", "aten::cat.default", "aten::sum.dim_IntList"} <= operators
+    assert len(loop.calls) == len(plain.calls) + len(extra)
+
+
+def test_an_unknown_form_of_experts_is_refused(model: AnalyticModel) -> None:
+    """The message has the forms there are."""
+    with pytest.raises(PlanError, match="moe 'dense' is not known; choose one of grouped, loop"):
+        plan_calls([(model, [decode(B=1, T=5)])], moe="dense")
