@@ -11,31 +11,33 @@ makes the error table of them. An interrupted run goes on where it stopped; `--m
 from __future__ import annotations
 
 import argparse
-import gzip
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from attrs import evolve
 from cases import BASE_SIZE, Case, Target, read_targets
 
 from dsocr_graph.emit.files import write_artefacts
-from dsocr_graph.model_cache import ModelCache
+from dsocr_graph.emit.progress import progress_lines
 from dsocr_graph.models.registry import Variant, model_named
-from dsocr_graph.pipeline import compile_model
-from dsocr_graph.timing.bench import Bench
+from dsocr_graph.pipeline import analytic_model
+from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench
 from dsocr_graph.timing.calibrate import Calibrator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point, plan_calls
 from modelmeter.measurement import Measurement, StageMeasurement, measurement_to_json, read_measurement
 from modelmeter.model import AnalyticModel
 from modelmeter.predict import calibration_to_json
-from modelmeter.serialize import compress, model_from_bytes
+from modelmeter.serialize import compress, model_to_json, read_model
 
 MODEL = "deepseek-ocr"
+WARMUPS = {"cpu": 1, "cuda": 3}
 LONG_SECONDS = 10.0
-"""A case whose runs take longer is not warmed up: what a first run loses is below a percent of it."""
+"""A case whose runs take longer is warmed up once in all: what a first run loses is below a percent of it."""
 
 
 def main() -> int:
@@ -46,21 +48,16 @@ def main() -> int:
     parser.add_argument("--step", choices=("all", "calibrate", "measure"), default="all")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so long")
     options = parser.parse_args()
-    start = time.monotonic()
-    deadline = float("inf") if options.minutes is None else start + 60 * options.minutes
-
-    def progress(message: str) -> None:
-        print(f"[{time.monotonic() - start:6.0f} s] {message}", file=sys.stderr, flush=True)
-
+    deadline = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
     target = targets[options.target]
-    collection = Collection(target, progress=progress, deadline=deadline)
+    collection = Collection(target, progress=progress_lines(), deadline=deadline)
     for index in range(target.passes):
         if options.step != "measure":
             collection.calibrate(index + 1)
         if options.step != "calibrate":
             collection.measure((index + 1) / target.passes)
     if options.step != "calibrate":
-        collection.time_calls()
+        collection.examine()
     return 3 if collection.late else 0
 
 
@@ -78,12 +75,14 @@ class Collection:
         self._measured = {size: self._kept(size) for size in target.base_sizes}
         self._calibrator: Calibrator | None = None
         self._benches: dict[int, Bench] = {}
+        self._warm: set[str] = set()  # cases that ran since the calibration last had the machine
 
     def calibrate(self, passes: int) -> None:
         """Time every planned call once more, until so many passes are done."""
         calibrator = self._calibrator or self._new_calibrator()
         self._calibrator = calibrator
         while calibrator.passes < passes and not self._is_late():
+            self._warm.clear()
             calibrator.run_pass()
             text = calibration_to_json(calibrator.calibration())
             write_artefacts(self._target.data, {"calibration.json.gz": compress(text)})
@@ -94,14 +93,22 @@ class Collection:
             while len(self._runs(case)) < round(case.repeats * share) and not self._is_late():
                 self._run(case)
 
-    def time_calls(self) -> None:
-        """Time the calls of each case once, where that was not done yet."""
+    def examine(self) -> None:
+        """Time the calls of each case, and see what it allocates and launches, where that was not done yet."""
         for case in self._target.cases:
             found = self._find(case)
-            if found is not None and not found.call_seconds and not self._is_late():
-                self._progress(f"timing the calls of {case.name}")
-                seconds = self._bench(case.base_size).instrument(_point(case))
-                self._keep(case.base_size, evolve(found, call_seconds=seconds, instrumented_seconds=sum(seconds)))
+            if found is None or found.call_seconds or self._is_late():
+                continue
+            self._progress(f"timing the calls of {case.name}")
+            bench, point, long = self._bench(case.base_size), _point(case), _is_long(found)
+            passes = [bench.instrument(point) for _ in range(1 if long else INSTRUMENTED_PASSES)]
+            examined = evolve(
+                found,
+                call_seconds=tuple(map(float, np.median(passes, axis=0))),
+                peak_bytes=None if long else bench.peak_bytes(point),
+                launches=bench.launches(point),
+            )
+            self._keep(case.base_size, examined)
 
     def _is_late(self) -> bool:
         self.late = self.late or time.monotonic() > self._deadline
@@ -112,14 +119,20 @@ class Collection:
         point = _point(case)
         found = self._find(case)
         if found is None:
-            experts, run = bench.warm_up(point)
+            experts, _ = bench.warm_up(point)
             found = StageMeasurement(
-                stage=case.stage, bindings=dict(case.bindings), warmups=0, wall_seconds=(), active_experts=experts
+                stage=case.stage,
+                bindings=dict(case.bindings),
+                warmups=WARMUPS[self._target.device],
+                input_bytes=bench.input_bytes(point),
+                wall_seconds=(),
+                active_experts=experts,
             )
-            if run.wall < LONG_SECONDS:
-                found, run = evolve(found, warmups=1), bench.run(point)
-        else:
-            run = bench.run(point)
+        if case.name not in self._warm and not _is_long(found):
+            for _ in range(found.warmups):
+                bench.run(point)
+        self._warm.add(case.name)
+        run = bench.run(point)
         self._progress(f"{case.name}: {run.wall:.3f} s wall, {run.cpu:.3f} s CPU")
         cpu_seconds = (*found.cpu_seconds, run.cpu) if self._target.device == "cpu" else ()
         self._keep(case.base_size, evolve(found, wall_seconds=(*found.wall_seconds, run.wall), cpu_seconds=cpu_seconds))
@@ -165,10 +178,9 @@ class Collection:
         """Return the compiled model that lies beside the data, or compile it and lay it there."""
         path = self._target.data / f"model-base{size}.json.gz"
         if not path.exists():
-            variant = self._variant(size)
-            compiled = compile_model(model_named(MODEL), variant, store=ModelCache.default(), progress=self._progress)
-            write_artefacts(path.parent, {path.name: compress(compiled.model_json.decode())})
-        return model_from_bytes(gzip.decompress(path.read_bytes()), source=str(path))
+            model = analytic_model(model_named(MODEL), self._variant(size), progress=self._progress)
+            write_artefacts(path.parent, {path.name: compress(model_to_json(model))})
+        return read_model(path)
 
     def _bench(self, size: int) -> Bench:
         """Return the model with weights at a page size; the weights exist once."""
@@ -200,6 +212,10 @@ class Collection:
             journal=self._target.data / "calibration.partial",
             progress=self._progress,
         )
+
+
+def _is_long(stage: StageMeasurement) -> bool:
+    return bool(stage.wall_seconds) and statistics.median(stage.wall_seconds) > LONG_SECONDS
 
 
 def _point(case: Case) -> Point:

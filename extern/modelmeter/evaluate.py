@@ -12,8 +12,8 @@ from modelmeter.categories import Category
 from modelmeter.costs import Amount, Cost, Number, Time
 from modelmeter.devices import DeviceSpec
 from modelmeter.dims import Routing, uniform_routing
-from modelmeter.errors import DimError, ModelMeterError, UnboundDimError, UnknownNameError
-from modelmeter.model import AnalyticModel, Stage
+from modelmeter.errors import DimError, ModelMeterError, UnboundDimError
+from modelmeter.model import AnalyticModel, Stage, UnknownStageError
 from modelmeter.predict.roofline import Roofline
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.coverage import coverage_of, sum_coverage
@@ -39,10 +39,6 @@ from modelmeter.reports.rollup import (
     sum_amounts,
 )
 from modelmeter.workload import StageRun, Workload
-
-
-class UnknownStageError(UnknownNameError):
-    """A stage that the model does not have."""
 
 
 class EvaluationError(ModelMeterError, ValueError):

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from modelmeter.errors import ModelMeterError
 from modelmeter.json_text import dump_json, load_document, reasons, register_plain
 from modelmeter.machine import Machine
+from modelmeter.model import Stage
 
 MEASUREMENT_SCHEMA_VERSION = 1
 
@@ -36,11 +37,12 @@ class StageMeasurement:
         is of the process, all threads; it is empty where a GPU does the work.
     call_seconds : tuple of float
         Of each call of an instrumented run, in the order of the stage's schedule (`modelmeter.model.Stage.schedule`):
-        on a GPU device time, on a CPU the time of the call; the median over instrumented runs. Raw, not scaled.
-    instrumented_seconds : float
-        Of the instrumented run as a whole, its own clock reads included.
-    peak_bytes : int
-        Largest sum of allocations alive beyond what was there before, by the allocator; inputs not included.
+        on a GPU device time, on a CPU the time of the call; the median where there were several such runs. Not scaled.
+    peak_bytes : int or None
+        Largest sum of allocations alive beyond what was there before, by the allocator, inputs not included; None where
+        it was not measured.
+    input_bytes : int
+        Of the stage's inputs.
     launches : int or None
         Kernels started on the device; None where nothing counts them.
     active_experts : mapping of str to float
@@ -53,8 +55,8 @@ class StageMeasurement:
     wall_seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...] = ()
     call_seconds: tuple[float, ...] = ()
-    instrumented_seconds: float = 0.0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
+    input_bytes: int = 0
     launches: int | None = None
     active_experts: Mapping[str, float] = field(factory=dict[str, float])
 
@@ -80,6 +82,11 @@ class StageMeasurement:
         total = float(np.sum(self.call_seconds))
         scale = min(1.0, self.seconds / total) if total else 1.0
         return tuple(seconds * scale for seconds in self.call_seconds)
+
+
+def expected_peak_bytes(stage: Stage, bindings: Mapping[str, int], input_bytes: int) -> int:
+    """Return what `StageMeasurement.peak_bytes` is by the analytic model: the peak of a stage less its inputs."""
+    return int(max((sum(peak.bytes_at(bindings)) for peak in stage.peaks), default=0)) - input_bytes
 
 
 @frozen(kw_only=True)

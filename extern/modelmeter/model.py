@@ -11,11 +11,16 @@ from attrs import field, fields, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, Routing, uniform_routing
 from modelmeter.dtypes import DType
+from modelmeter.errors import UnknownNameError
 from modelmeter.layers.base import BaseLayer
 from modelmeter.signature import Signature, StoredSignature
 from modelmeter.stored import StoredDim, StoredLayer, stored
 
 SCHEMA_VERSION = 2
+
+
+class UnknownStageError(UnknownNameError):
+    """A stage that the model does not have."""
 
 
 class Exactness(StrEnum):
@@ -284,6 +289,19 @@ class AnalyticModel:
     def root(self) -> ModuleNode:
         """The module without a parent."""
         return next(node for node in self.modules if node.parent is None)
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by name.
+
+        Raises
+        ------
+        UnknownStageError
+            When the model has none of that name; the message lists those it has.
+        """
+        found = next((stage for stage in self.stages if stage.name == name), None)
+        if found is None:
+            raise UnknownStageError("stage", name, [stage.name for stage in self.stages])
+        return found
 
     @cached_property
     def leaves_by_stage(self) -> Mapping[str, tuple[Leaf, ...]]:

@@ -103,17 +103,11 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> list[AnalyticModel]:
     """Return the model in a variant for each size of the global view."""
-    from dsocr_graph.model_cache import ModelCache
     from dsocr_graph.models.registry import Variant, model_named
-    from dsocr_graph.pipeline import compile_model
+    from dsocr_graph.pipeline import analytic_model
     from dsocr_graph.workloads import mode_named
-    from modelmeter.serialize import model_from_bytes
 
     named = model_named(options.model)
     sizes = dict.fromkeys(mode_named(mode).base_size for mode in options.mode or ["Gundam"])
-    models: list[AnalyticModel] = []
-    for size in sizes:
-        variant = Variant(base_size=size, dtype=options.dtype, attention=options.attention)
-        compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
-        models.append(model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}"))
-    return models
+    variants = (Variant(base_size=size, dtype=options.dtype, attention=options.attention) for size in sizes)
+    return [analytic_model(named, variant, progress=progress) for variant in variants]

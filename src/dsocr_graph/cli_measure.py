@@ -13,7 +13,6 @@ from attrs import frozen
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
-    from dsocr_graph.models.deepseek_ocr.running import RunnableModel
     from dsocr_graph.timing.plan import Point
     from dsocr_graph.workloads import Mode
     from modelmeter.measurement import Measurement
@@ -69,7 +68,6 @@ def _run(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.measurement_table import to_table
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.registry import Variant, model_named
-    from dsocr_graph.timing.bench import runnable_of
     from dsocr_graph.timing.measure import measure
     from modelmeter import units
     from modelmeter.measured_total import measured_total
@@ -82,12 +80,9 @@ def _run(options: argparse.Namespace) -> int:
 
     @cache
     def analytic() -> AnalyticModel:
-        from dsocr_graph.model_cache import ModelCache
-        from dsocr_graph.pipeline import compile_model
-        from modelmeter.serialize import model_from_bytes
+        from dsocr_graph.pipeline import analytic_model
 
-        compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
-        return model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
+        return analytic_model(named, variant, progress=progress)
 
     measurement = measure(
         options.model,
@@ -109,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     out: Path = options.out or Path("measurements") / file_name(measurement)
     files = write_artefacts(out.parent, {out.name: measurement_to_json(measurement)})
-    print(to_table(measurement, _expected_peaks(measurement, analytic(), runnable_of(named, variant, options.moe))))
+    print(to_table(measurement, _expected_peaks(measurement, analytic())))
     if chosen.workload is not None:
         seconds = measured_total(chosen.workload, measurement)
         print(
@@ -157,18 +152,13 @@ def _chosen(options: argparse.Namespace) -> _Chosen:
     )
 
 
-def _expected_peaks(measurement: Measurement, analytic: AnalyticModel, runnable: RunnableModel) -> tuple[int, ...]:
+def _expected_peaks(measurement: Measurement, analytic: AnalyticModel) -> tuple[int, ...]:
     """Return the peak of each measured stage by the analytic model."""
-    from dsocr_graph.timing.peak_memory import expected_peak_bytes
-    from dsocr_graph.timing.stage_inputs import total_bytes
+    from modelmeter.measurement import expected_peak_bytes
 
     stages = {stage.name: stage for stage in analytic.stages}
     return tuple(
-        expected_peak_bytes(
-            stages[measured.stage],
-            measured.bindings,
-            total_bytes(runnable.inputs(measured.stage, measured.bindings, device="meta", seed=0)),
-        )
+        expected_peak_bytes(stages[measured.stage], measured.bindings, measured.input_bytes)
         for measured in measurement.stages
     )
 

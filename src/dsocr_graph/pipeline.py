@@ -195,6 +195,18 @@ def compile_model(
     return compiled
 
 
+def analytic_model(named: NamedModel, variant: Variant, *, progress: Progress = lambda message: None) -> AnalyticModel:
+    """Return a compiled model to evaluate, from the usual cache or by capturing it.
+
+    Raises
+    ------
+    CaptureError, MissingLoweringError
+        When the model cannot be compiled.
+    """
+    compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
+    return model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
+
+
 def _compile(named: NamedModel, variant: Variant, *, allow_unclassified: bool, progress: Progress) -> CompiledModel:
     from dsocr_graph.emit.onnx_graph import to_onnx
     from dsocr_graph.lowering import lower
@@ -250,6 +262,10 @@ def _measured(measurement: str | Path | None, time_model: TimeModel | None) -> M
         return None
     if not isinstance(time_model, Calibrated):
         raise OptionError("a measurement is set beside a calibrated prediction; give --calibration as well")
+    if time_model.runtime != "eager":
+        raise OptionError(
+            f"a measurement is of eager runs, not of runtime {time_model.runtime!r}; leave one of them out"
+        )
     measured = read_measurement(measurement)
     time_model.calibration.require(measured.machine)
     return measured

@@ -52,6 +52,20 @@ def choose_time_model(
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise OptionError(f"runtime {runtime!r} is not known; choose one of {', '.join(RUNTIMES)}")
+    if calibration is None and moe != "grouped":
+        raise OptionError(
+            f"moe {moe!r} is how a calibrated prediction runs experts; give --calibration, or leave it out"
+        )
+    if calibration is None and runtime is None and physical:
+        raise OptionError(
+            "physical allows rates where nothing was measured; a roofline has nothing else. Give --calibration or "
+            "--runtime engine, or leave it out"
+        )
+    if runtime == "cudagraph" and moe == "loop":
+        raise OptionError(
+            "the loop over experts waits for the host in every layer, which no CUDA graph holds; "
+            "choose runtime 'eager', or moe 'grouped'"
+        )
     if calibration is not None:
         if runtime == "engine":
             raise OptionError(

@@ -94,6 +94,7 @@ def test_the_measurement_is_whole(desk: Path) -> None:
     assert {(count.module, count.stage) for count in measurement.miscounted} <= {("", "vision_global")}
     for stage in measurement.stages:
         assert stage.attributed >= 0.9
+        assert stage.peak_bytes is not None
         assert stage.peak_bytes > 0
         assert len(stage.cpu_seconds) == 3
 
@@ -145,9 +146,12 @@ def test_a_truncated_calibration_is_refused(desk: Path, capsys: pytest.CaptureFi
         ({"device": None, "runtime": "engine"}, "needs a device"),
         ({"device": "h200", "calibration": "file.json"}, "leave one of them out"),
         ({"device": None, "calibration": "file.json", "runtime": "engine"}, "leave out --calibration"),
+        ({"device": "h200", "moe": "loop"}, "give --calibration, or leave it out"),
+        ({"device": "h200", "physical": True}, "a roofline has nothing else"),
+        ({"device": None, "calibration": "f.json", "runtime": "cudagraph", "moe": "loop"}, "which no CUDA graph holds"),
     ],
 )
-def test_options_that_do_not_go_together(options: dict[str, str | None], message: str) -> None:
+def test_options_that_do_not_go_together(options: dict[str, object], message: str) -> None:
     """Each says what to leave out or to add."""
     with pytest.raises(OptionError, match=message):
         choose_time_model(**options)  # type: ignore[arg-type]

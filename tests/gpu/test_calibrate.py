@@ -11,7 +11,7 @@ from dsocr_graph.timing.clocks import CudaClock
 from dsocr_graph.timing.host_costs import measure_host_costs
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.microbench import Microbench
-from dsocr_graph.timing.operands import OperandMaker, cold_bytes
+from dsocr_graph.timing.operands import OperandMaker, cache_bytes, cold_bytes
 from dsocr_graph.timing.plan import Plan, PlannedCall
 from modelmeter.dtypes import DType
 from modelmeter.predict.calibration import read_calibration
@@ -52,7 +52,11 @@ def clock(device: torch.device) -> CudaClock:
 
 def bench(device: torch.device, clock: CudaClock, *calls: PlannedCall) -> Microbench:
     """Return a microbenchmark of some calls."""
-    return Microbench(operands=OperandMaker(calls, device, cold_bytes=cold_bytes(device)), clock=clock, device=device)
+    return Microbench(
+        operands=OperandMaker(calls, device, cold_bytes=cold_bytes(device, 0), cache_bytes=cache_bytes(device)),
+        clock=clock,
+        device=device,
+    )
 
 
 def test_a_spin_of_known_cycles_takes_its_time(clock: CudaClock, device: torch.device) -> None:

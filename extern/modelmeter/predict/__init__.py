@@ -15,11 +15,11 @@ from modelmeter.predict.calibration import (
     read_calibration,
 )
 from modelmeter.predict.engine import Engine, EngineDTypeError, UntabledKernelError
+from modelmeter.predict.kernel_table import KernelTable, MissingKernelTimeError
 from modelmeter.predict.kernel_time import KernelTime, Method, SourceShare
 from modelmeter.predict.op_tables import MissingTablesError, available_table_devices, check_against_tables
 from modelmeter.predict.roofline import LABEL, Roofline, RooflineError
 from modelmeter.predict.table_files import MissingTablesPackageError
-from modelmeter.predict.tables import KernelTable, MissingKernelTimeError
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts, TimeModel
 
 __all__ = [

@@ -28,9 +28,9 @@ from modelmeter.predict.expert_loop import (
     waits_for_host,
 )
 from modelmeter.predict.host import host_class
+from modelmeter.predict.kernel_table import KernelTable
 from modelmeter.predict.kernel_time import KernelTime, SourceShare, Work
 from modelmeter.predict.sweep import sweep_points
-from modelmeter.predict.tables import KernelTable
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts
 from modelmeter.predict.timeline import Advance, CallTime, Step, device_only, serial, two_queues
 from modelmeter.signature import Signature
@@ -39,7 +39,7 @@ from modelmeter.workload import StageRun, Workload
 RUNTIMES = ("eager", "cudagraph")
 MOE_FORMS = ("grouped", "loop")
 _HOST_SPREAD = 0.06  # of the host's time as a whole: its clock, and what else it does
-_BASE_SPREAD = 0.02  # of everything on a machine together, from one day to another; TIMING: 1-2.6 % between collections
+_BASE_SPREAD = 0.04  # of a machine as a whole, from one process to the next: where its memory lies, who shares it
 
 
 class RuntimeNameError(ModelMeterError, ValueError):
@@ -80,9 +80,10 @@ class _Execution:
 class Calibrated:
     """Predicts from a calibration: what it was measured on is what it predicts.
 
-    Device times come from the calibration's samples (`modelmeter.predict.tables.KernelTable`), host times from its host
-    costs; a simulation of the two queues says how long a stage takes (`modelmeter.predict.timeline`). On a CPU there
-    is one queue. Which experts a router picks is drawn under uniform routing, unless a routing is given.
+    Device times come from the calibration's samples (`modelmeter.predict.kernel_table.KernelTable`), host times from
+    its host costs; a simulation of the two queues says how long a stage takes (`modelmeter.predict.timeline`). On a CPU
+    there is one queue. Which experts a router picks is drawn under uniform routing; under another routing there are as
+    many as it says.
 
     Attributes
     ----------
@@ -95,8 +96,6 @@ class Calibrated:
         in each layer, as the published code runs.
     physical : bool
         Allow peak rates for calls that have no measured relative; they are labelled.
-    routing : Routing or None
-        How many distinct experts some tokens touch, such as a count from a run; None: drawn under uniform routing.
 
     Raises
     ------
@@ -108,8 +107,7 @@ class Calibrated:
     runtime: str = field(default="eager", validator=_known_runtime)
     moe: str = field(default="grouped", validator=_known_form)
     physical: bool = False
-    routing: Routing | None = None
-    _executions: dict[object, _Execution] = field(factory=dict, init=False, eq=False, repr=False)
+    _executions: dict[object, tuple[AnalyticModel, _Execution]] = field(factory=dict, init=False, eq=False, repr=False)
 
     @property
     def _on_cpu(self) -> bool:
@@ -153,14 +151,15 @@ class Calibrated:
         UnscheduledModelError
             When the model carries no schedule.
         """
-        del binding  # times do not follow the routing of the costs
         times: dict[tuple[str, Category], Time] = {}
         for sizes, weight in sweep_points(run):
-            for key, time in self._cells(self._execution(model, run.stage, sizes)).items():
+            for key, time in self._cells(self._execution(model, run.stage, sizes, binding.routing)).items():
                 times[key] = times.get(key, Time()) + time * weight
         return times
 
-    def calls(self, model: AnalyticModel, stage: str, bindings: Mapping[str, int]) -> tuple[CallTime, ...]:
+    def calls(
+        self, model: AnalyticModel, stage: str, bindings: Mapping[str, int], routing: Routing = uniform_routing
+    ) -> tuple[CallTime, ...]:
         """Return every call of one execution of a stage, in the order of its schedule.
 
         Raises
@@ -168,7 +167,7 @@ class Calibrated:
         MissingKernelTimeError, UnscheduledModelError
             As `times`.
         """
-        execution = self._execution(model, stage, bindings)
+        execution = self._execution(model, stage, bindings, routing)
         return tuple(
             CallTime(
                 begin=float(advance.begin[0]),
@@ -181,20 +180,29 @@ class Calibrated:
             for advance, step, bound in zip(execution.advances, execution.steps, execution.bounds, strict=True)
         )
 
-    def seconds(self, model: AnalyticModel, stage: str, bindings: Mapping[str, int]) -> Time:
+    def seconds(
+        self, model: AnalyticModel, stage: str, bindings: Mapping[str, int], routing: Routing = uniform_routing
+    ) -> Time:
         """Return the time of one execution of a stage."""
-        return sum(self._cells(self._execution(model, stage, bindings)).values(), Time())
+        return sum(self._cells(self._execution(model, stage, bindings, routing)).values(), Time())
+
+    def launches(self, model: AnalyticModel, stage: str, bindings: Mapping[str, int]) -> int:
+        """Return how many kernels one execution of a stage starts; 0 on a CPU."""
+        execution = self._execution(model, stage, bindings, uniform_routing)
+        return 0 if self._on_cpu else sum(step.launches for step in execution.steps)
 
     def statement(self, model: AnalyticModel, workload: Workload) -> tuple[SourceShare, ...]:
         """Return how the device time of a workload was found, by family of operators and method."""
         shares: dict[tuple[str, object], list[float]] = {}
         for run in (run for item in workload.items for run in item.runs):
             for sizes, weight in sweep_points(run):
-                for leaf in model.leaves_by_stage[run.stage]:
-                    found = self._kernel(leaf, sizes, self._expert_counts(leaf, sizes)[0])
-                    share = shares.setdefault((found.family, found.method), [0.0, 0.0])
-                    share[0] += found.seconds * leaf.calls * weight
-                    share[1] += leaf.calls * weight
+                leaves = model.leaves_by_stage[run.stage]
+                loops = self._loops(leaves, sizes, uniform_routing)
+                for leaf in leaves:
+                    for found in self._kernels(leaf, sizes, loops.get(leaf.module)):
+                        share = shares.setdefault((found.family, found.method), [0.0, 0.0])
+                        share[0] += found.seconds * leaf.calls * weight
+                        share[1] += leaf.calls * weight
         return tuple(
             SourceShare(family=family, method=method, seconds=seconds, calls=round(calls))  # pyright: ignore[reportArgumentType]
             for (family, method), (seconds, calls) in sorted(shares.items(), key=lambda item: -item[1][0])
@@ -202,25 +210,34 @@ class Calibrated:
 
     # --- one execution
 
-    def _execution(self, model: AnalyticModel, stage: str, bindings: Mapping[str, int]) -> _Execution:
-        key = (id(model), stage, tuple(sorted(bindings.items())))
-        if key not in self._executions:
-            self._executions[key] = self._simulate(model, _scheduled(model, stage), bindings)
-        return self._executions[key]
+    def _kernels(self, leaf: Leaf, bindings: Mapping[str, int], routed: Routed | None) -> list[KernelTime]:
+        """Return what stands for one call: itself, or the calls of the loop over experts."""
+        if routed is None:
+            return [self._kernel(leaf, bindings, self._expert_counts(leaf, bindings, uniform_routing)[0])]
+        return [self._table.time(each, loop_work(each)) for each in calls_in_loop(_signature(leaf, bindings), routed)]
 
-    def _simulate(self, model: AnalyticModel, stage: Stage, bindings: Mapping[str, int]) -> _Execution:
+    def _execution(self, model: AnalyticModel, stage: str, bindings: Mapping[str, int], routing: Routing) -> _Execution:
+        key = (id(model), stage, tuple(sorted(bindings.items())), routing)
+        if key not in self._executions:
+            made = self._simulate(model, _scheduled(model, stage), bindings, routing)
+            self._executions[key] = (model, made)  # the model is kept: another one must not get its id
+        return self._executions[key][1]
+
+    def _simulate(
+        self, model: AnalyticModel, stage: Stage, bindings: Mapping[str, int], routing: Routing
+    ) -> _Execution:
         leaves = model.leaves_by_stage[stage.name]
         records = (*leaves, *model.free_by_stage[stage.name])
         between = self._module_seconds(model, stage)
-        loops = self._loops(leaves, bindings) if self.moe == "loop" else {}
-        made = [self._step(record, bindings, between, loops.get(record.module)) for record in records]
+        loops = self._loops(leaves, bindings, routing)
+        made = [self._step(record, bindings, routing, between, loops.get(record.module)) for record in records]
         steps = [made[position][0] for position in stage.schedule]
         if self._on_cpu:
             advances = serial(steps)
         elif self.runtime == "cudagraph":
             advances = device_only(steps, self.calibration.host)
         else:
-            advances = two_queues(_synced_at_the_end(steps), self.calibration.host)
+            advances = two_queues(steps, self.calibration.host)
         return _Execution(
             records=tuple(records[position] for position in stage.schedule),
             advances=tuple(advances),
@@ -233,19 +250,24 @@ class Calibrated:
         entered = sum(node.calls.get(stage.name, 0) for node in model.modules)
         return entered * self.calibration.host.classes.get("module", 0.0) / len(stage.schedule)
 
-    def _loops(self, leaves: Sequence[Leaf], bindings: Mapping[str, int]) -> dict[str, Routed]:
-        """Return how rows are spread over experts, by the module that holds them."""
+    def _loops(self, leaves: Sequence[Leaf], bindings: Mapping[str, int], routing: Routing) -> dict[str, Routed]:
+        """Return how rows are spread over experts, by the module that loops over them; none where nothing does."""
         loops: dict[str, Routed] = {}
-        for leaf in leaves:
+        for leaf in leaves if self.moe == "loop" else ():
             if leaf.op == GROUPED:
-                experts, per_token, tokens = routing_sizes(_bound_signature(leaf, bindings))
-                active = self._expert_counts(leaf, bindings)[0]
+                experts, per_token, tokens = routing_sizes(_signature(leaf, bindings))
+                active = self._expert_counts(leaf, bindings, routing)[0]
                 assert active is not None
                 loops[leaf.module] = spread_evenly(tokens, per_token, experts, active)
         return loops
 
     def _step(
-        self, record: Leaf | FreeOps, bindings: Mapping[str, int], between: float, routed: Routed | None
+        self,
+        record: Leaf | FreeOps,
+        bindings: Mapping[str, int],
+        routing: Routing,
+        between: float,
+        routed: Routed | None,
     ) -> tuple[Step, str]:
         classes = self.calibration.host.classes
         if isinstance(record, FreeOps):
@@ -253,28 +275,29 @@ class Calibrated:
             return Step(host=host, device=np.zeros(_columns()), launches=0), "host"
         if routed is not None:
             return self._loop_step(record, bindings, between, routed), self._bound(record, bindings)
-        device = self._device_draws(record, bindings)
+        device = self._device_draws(record, bindings, routing)
         if self._on_cpu:
             return Step(host=between * self._host_errors, device=device), self._bound(record, bindings)
-        launches = self._table.launches(_bound_signature(record, bindings))
+        # A copy that the driver makes is no kernel, but it is queued and runs like one.
+        launches = max(1, self._table.launches(_signature(record, bindings)))
         host = (classes[host_class(record.op)] + between) * self._host_errors
         return Step(host=host, device=device, launches=launches), self._bound(record, bindings)
 
     def _loop_step(self, leaf: Leaf, bindings: Mapping[str, int], between: float, routed: Routed) -> Step:
         """Return the calls of the loop over experts that stand where the grouped form has one, as one step."""
-        call = _bound_signature(leaf, bindings)
+        call = _signature(leaf, bindings)
         device, host, launches = np.zeros(_columns()), between, 0
         for each in calls_in_loop(call, routed):
             found = self._table.time(each, loop_work(each))
             device = device + found.seconds * _errors(found.group, found.log_spread) * self._common_errors
             if not self._on_cpu:
                 host += self.calibration.host.classes[host_class(each.op)]
-                launches += self._table.launches(each)
+                launches += max(1, self._table.launches(each))
         return Step(host=host * self._host_errors, device=device, launches=launches, syncs=waits_for_host(call))
 
-    def _device_draws(self, leaf: Leaf, bindings: Mapping[str, int]) -> Draws:
+    def _device_draws(self, leaf: Leaf, bindings: Mapping[str, int], routing: Routing) -> Draws:
         """Return the seconds of one call: the centre, then the sampled runs."""
-        counts = self._expert_counts(leaf, bindings)
+        counts = self._expert_counts(leaf, bindings, routing)
         found = [self._kernel(leaf, bindings, count) for count in dict.fromkeys(counts)]
         by_count = {count: time.seconds for count, time in zip(dict.fromkeys(counts), found, strict=True)}
         seconds = np.array([by_count[count] for count in counts])
@@ -287,15 +310,18 @@ class Calibrated:
             flops=leaf.cost.matmul_flops.at(bindings) + leaf.cost.vector_flops.at(bindings),
             bytes=leaf.cost.bytes.at(bindings, routing=routing),
         )
-        return self._table.time(_bound_signature(leaf, bindings), work, conditions)
+        return self._table.time(_signature(leaf, bindings), work, conditions)
 
-    def _expert_counts(self, leaf: Leaf, bindings: Mapping[str, int]) -> Sequence[int | None]:
-        """Return how many experts a grouped product touches: the expectation, then the sampled runs."""
+    def _expert_counts(self, leaf: Leaf, bindings: Mapping[str, int], routing: Routing) -> Sequence[int | None]:
+        """Return how many experts a grouped product touches: the expectation, then the sampled runs.
+
+        Runs are sampled under uniform routing; another routing says itself how many there are.
+        """
         if leaf.op != GROUPED:
             return (None,) * _columns()
-        experts, per_token, tokens = routing_sizes(_bound_signature(leaf, bindings))
-        if self.routing is not None:
-            return (round(self.routing(experts, per_token, tokens)),) * _columns()
+        experts, per_token, tokens = routing_sizes(_signature(leaf, bindings))
+        if routing is not uniform_routing:
+            return (round(routing(experts, per_token, tokens)),) * _columns()
         return active_expert_draws(experts, per_token, tokens, layers=leaf.calls)
 
     def _bound(self, leaf: Leaf, bindings: Mapping[str, int]) -> str:
@@ -325,7 +351,7 @@ class Calibrated:
 
     @cached_property
     def _common_errors(self) -> Draws:
-        return _errors("the machine", max(_BASE_SPREAD, self.calibration.drift / 2))
+        return _errors("the machine", max(_BASE_SPREAD, self.calibration.drift))
 
 
 def _bounded(bound: str, seconds: Draws) -> Time:
@@ -346,7 +372,7 @@ def _errors(group: str, log_spread: float) -> Draws:
     return np.exp(np.concatenate(([0.0], log_spread * log_errors(group))))
 
 
-def _bound_signature(leaf: Leaf, bindings: Mapping[str, int]) -> Signature:
+def _signature(leaf: Leaf, bindings: Mapping[str, int]) -> Signature:
     signature = leaf.signature
     if signature is None:
         raise UnscheduledModelError(
@@ -357,16 +383,10 @@ def _bound_signature(leaf: Leaf, bindings: Mapping[str, int]) -> Signature:
 
 
 def _scheduled(model: AnalyticModel, name: str) -> Stage:
-    stage = next(stage for stage in model.stages if stage.name == name)
+    stage = model.stage(name)
     if not stage.schedule:
         raise UnscheduledModelError(
             f"stage {name!r} of {model.name} does not say in which order its calls run; predict from a calibration "
             "only models that were compiled by dsocr_graph, and others by a roofline"
         )
     return stage
-
-
-def _synced_at_the_end(steps: Sequence[Step]) -> list[Step]:
-    """Wait for the device after the last call: a stage is done when the host has its results."""
-    last = steps[-1]
-    return [*steps[:-1], Step(host=last.host, device=last.device, launches=last.launches, syncs=True)]

@@ -159,13 +159,12 @@ class Calibration:
 
     @property
     def drift(self) -> float:
-        """The largest deviation of a sentinel from its own median, as a share."""
+        """How far sentinels are from their own median: the median distance, as a share, of the worst sentinel."""
         by_name: dict[str, list[float]] = {}
         for sentinel in self.sentinels:
             by_name.setdefault(sentinel.name, []).append(sentinel.seconds)
-        return max(
-            (float(np.max(np.abs(np.array(times) / np.median(times) - 1))) for times in by_name.values()), default=0.0
-        )
+        distances = (np.abs(np.array(times) / np.median(times) - 1) for times in by_name.values())
+        return max((float(np.median(each)) for each in distances), default=0.0)
 
     def require(self, machine: Machine) -> None:
         """Refuse to be used for another machine.

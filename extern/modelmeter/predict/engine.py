@@ -21,7 +21,7 @@ from modelmeter.predict.engine_plan import EngineKernel, Role, plan_kernels
 from modelmeter.predict.expert_draws import active_expert_draws
 from modelmeter.predict.kernel_calls import Call, Experts
 from modelmeter.predict.kernel_time import KernelTime, Method, SourceShare
-from modelmeter.predict.op_tables import load_device_record, load_op_tables
+from modelmeter.predict.op_tables import check_against_tables, load_device_record, load_op_tables
 from modelmeter.predict.sweep import sweep_points
 from modelmeter.predict.table_times import TableTimes
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts
@@ -101,10 +101,13 @@ class Engine:
             When the package with the tables is not installed.
         MissingTablesError
             When it has none of the device, or none under the framework.
+        InvalidDeviceError
+            When our figures of the device are not those of the package's record.
         UnknownNameError
             When the framework is unknown.
         """
         tables, record = load_op_tables(device.key, framework), load_device_record(device.key)
+        check_against_tables(device)
         return cls(table_times=TableTimes(device=device, tables=tables, record=record), physical=physical)
 
     @property
@@ -186,7 +189,7 @@ class Engine:
         key = (id(model), name)
         if key not in self._plans:
             _check_dtype(model)
-            stage = next(stage for stage in model.stages if stage.name == name)
+            stage = model.stage(name)
             self._plans[key] = (model, plan_kernels(model, stage))  # the model is kept, so that its id stays its own
         return self._plans[key][1]
 

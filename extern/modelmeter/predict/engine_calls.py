@@ -12,7 +12,7 @@ from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul, MoEExper
 from modelmeter.layers.convolution import Conv1d, Conv2d
 from modelmeter.model import Leaf
 from modelmeter.predict.engine_plan import EngineKernel, Role
-from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm, Product, Streaming, Untabled, Work
+from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm, KernelWork, Product, Streaming, Untabled
 
 
 def call_of(kernel: EngineKernel, bindings: Mapping[str, int], routing: Routing) -> Call | None:
@@ -63,7 +63,7 @@ def _other_product(layer: BaseLayer) -> Product | Untabled:
     if not layer.runs_on_tensor_cores():
         return _untabled(layer, "fp32 product")
     traffic = layer.traffic()
-    work = Work(
+    work = KernelWork(
         flops=_number(layer.matmul_flops()),
         bytes=_number(traffic.bytes),
         cold_bytes=_number(traffic.weights_read),
@@ -131,13 +131,13 @@ def _is_product(leaf: Leaf) -> bool:
 
 
 def _untabled(layer: BaseLayer, family: str) -> Untabled:
-    work = Work(flops=_number(layer.matmul_flops()), bytes=_number(layer.traffic().bytes))
+    work = KernelWork(flops=_number(layer.matmul_flops()), bytes=_number(layer.traffic().bytes))
     return Untabled(family=family, work=work, on_matrix_units=layer.runs_on_tensor_cores())
 
 
 def _sum_untabled(layers: list[BaseLayer]) -> Untabled:
     parts = [_untabled(layer, "experts") for layer in layers]
-    work = Work(flops=sum(part.work.flops for part in parts), bytes=sum(part.work.bytes for part in parts))
+    work = KernelWork(flops=sum(part.work.flops for part in parts), bytes=sum(part.work.bytes for part in parts))
     return Untabled(family="experts", work=work, on_matrix_units=all(part.on_matrix_units for part in parts))
 
 

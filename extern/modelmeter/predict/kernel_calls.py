@@ -12,7 +12,7 @@ _BYTES = 2  # per element of bf16 and fp16, which engines run
 
 
 @frozen(kw_only=True)
-class Work:
+class KernelWork:
     """What a kernel does."""
 
     flops: float  # of matrix products
@@ -27,7 +27,7 @@ class Gemm:
     Examples
     --------
     >>> Gemm(rows=3, out_features=2, in_features=4).work
-    Work(flops=48, bytes=52, cold_bytes=16)
+    KernelWork(flops=48, bytes=52, cold_bytes=16)
     """
 
     family: ClassVar[str] = "gemm"
@@ -37,11 +37,11 @@ class Gemm:
     in_features: float
 
     @property
-    def work(self) -> Work:
+    def work(self) -> KernelWork:
         """Two FLOPs per multiply-add, three operands."""
         weights = self.out_features * self.in_features
         rows = self.rows * (self.out_features + self.in_features)
-        return Work(flops=2 * self.rows * weights, bytes=_BYTES * (weights + rows), cold_bytes=_BYTES * weights)
+        return KernelWork(flops=2 * self.rows * weights, bytes=_BYTES * (weights + rows), cold_bytes=_BYTES * weights)
 
     @property
     def sizes(self) -> Sizes:
@@ -58,7 +58,7 @@ class Product:
 
     family: str  # "convolution" or "batched product"
     like: Gemm
-    work: Work
+    work: KernelWork
 
 
 @frozen(kw_only=True)
@@ -80,12 +80,12 @@ class Attention:
         return "attention with bias" if self.mask_bytes else "attention"
 
     @property
-    def work(self) -> Work:
+    def work(self) -> KernelWork:
         """A causal kernel skips half of the products; keys and values are cold for a single new token."""
         pairs = self.query_length * self.key_length / (2 if self.causal else 1)
         keys = 2 * self.batch * self.kv_heads * self.key_length * self.head_dim * _BYTES
         queries = 2 * self.batch * self.heads * self.query_length * self.head_dim * _BYTES
-        return Work(
+        return KernelWork(
             flops=4 * self.batch * self.heads * pairs * self.head_dim,
             bytes=keys + queries + self.mask_bytes,
             cold_bytes=keys if self.query_length == 1 else 0.0,
@@ -111,11 +111,13 @@ class Experts:
         return self.tokens * self.experts_per_token / self.experts
 
     @property
-    def work(self) -> Work:
+    def work(self) -> KernelWork:
         """Three products per row; the weights of the experts that have rows, the rows read and written."""
         rows, expert = self.tokens * self.experts_per_token, 3 * self.hidden_size * self.intermediate_size
         weights = self.active_experts * expert * _BYTES
-        return Work(flops=2 * rows * expert, bytes=weights + 2 * rows * self.hidden_size * _BYTES, cold_bytes=weights)
+        return KernelWork(
+            flops=2 * rows * expert, bytes=weights + 2 * rows * self.hidden_size * _BYTES, cold_bytes=weights
+        )
 
 
 @frozen(kw_only=True)
@@ -128,9 +130,9 @@ class Streaming:
     vector_flops: float
 
     @property
-    def work(self) -> Work:
+    def work(self) -> KernelWork:
         """Bytes alone."""
-        return Work(flops=0.0, bytes=self.bytes)
+        return KernelWork(flops=0.0, bytes=self.bytes)
 
 
 @frozen(kw_only=True)
@@ -138,7 +140,7 @@ class Untabled:
     """Matrix work of a kind that no table has, such as the router's product in fp32."""
 
     family: str
-    work: Work
+    work: KernelWork
     on_matrix_units: bool
 
 

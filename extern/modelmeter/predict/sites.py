@@ -74,16 +74,20 @@ def _linear(signature: Signature, _conditions: Mapping[str, int]) -> Site:
 
 
 def _grouped_linear(signature: Signature, conditions: Mapping[str, int]) -> Site:
-    """Many experts' products: a surface in rows and in the experts that have rows."""
+    """Many experts' products: a surface in rows and in the share of the experts that could have rows and do."""
     rows, weight = signature.tensor("input"), signature.tensor("weight")
     experts, out_features, in_features = _sizes(weight)
     kind = f"{signature.op} {rows.dtype.value}"
-    axes = (_sizes(rows)[0], conditions["active_experts"])
+    count = _sizes(rows)[0]
+    axes = (count, round(1000 * conditions["active_experts"] / min(experts, count)))
     return Site(family="grouped gemm", kind=kind, key=f"{kind} {experts} x {in_features}->{out_features}", axes=axes)
 
 
 def _attention(signature: Signature, _conditions: Mapping[str, int]) -> Site:
-    """Attention: heads of all sequences, queries and keys move; head size, mask and layout are fixed."""
+    """Attention: heads of all sequences, queries, and keys beyond the queries move; the rest is fixed.
+
+    Prompts have as many keys as queries, steps one query: with keys themselves an axis, neither would lie on a line.
+    """
     q, k = signature.tensor("query"), signature.tensor("key")
     mask = signature.arguments.get("attn_mask")
     masked = f" {mask.dtype.value} mask" if isinstance(mask, TensorArgument) else ""
@@ -91,7 +95,8 @@ def _attention(signature: Signature, _conditions: Mapping[str, int]) -> Site:
     kind = f"{signature.op} {q.dtype.value}"
     key = f"{kind} {_head_layout(q)} d={_sizes(q)[-1]}{masked}{causal}"
     heads = math.prod(_sizes(q)[:-2])
-    return Site(family="attention", kind=kind, key=key, axes=(heads, _sizes(q)[-2], _sizes(k)[-2]))
+    queries, keys = _sizes(q)[-2], _sizes(k)[-2]
+    return Site(family="attention", kind=kind, key=key, axes=(heads, queries, max(0, keys - queries)))
 
 
 def _flash_attention(signature: Signature, _conditions: Mapping[str, int]) -> Site:
@@ -99,7 +104,8 @@ def _flash_attention(signature: Signature, _conditions: Mapping[str, int]) -> Si
     batch, queries, heads, width = _sizes(q)
     kind = f"{signature.op} {q.dtype.value}"
     key = f"{kind} d={width}" + (" causal" if signature.arguments.get("causal") else "")
-    return Site(family="attention", kind=kind, key=key, axes=(batch * heads, queries, _sizes(k)[1]))
+    beyond = max(0, _sizes(k)[1] - queries)
+    return Site(family="attention", kind=kind, key=key, axes=(batch * heads, queries, beyond))
 
 
 def _head_layout(q: TensorArgument) -> str:
@@ -110,7 +116,7 @@ def _head_layout(q: TensorArgument) -> str:
 
 
 def _convolution(signature: Signature, _conditions: Mapping[str, int]) -> Site:
-    """Convolution: images and their sizes move; channels, kernel and stride are fixed."""
+    """Convolution: images and their pixels move; channels, kernel and stride are fixed."""
     x, w = signature.tensor("input"), signature.tensor("weight")
     kind = f"{signature.op} {x.dtype.value}"
     fixed = {name: value for name, value in signature.arguments.items() if name in _CONVOLUTION_FIXED}
@@ -118,18 +124,29 @@ def _convolution(signature: Signature, _conditions: Mapping[str, int]) -> Site:
     layout = "" if x.is_contiguous else " permuted"
     key = f"{kind}{layout} {'x'.join(map(str, w.shape))}{bias} {sorted(fixed.items())}"
     images, _, *space = _sizes(x)
-    return Site(family="convolution", kind=kind, key=key, axes=(images, *space))
+    return Site(family="convolution", kind=kind, key=key, axes=(images, math.prod(space)))
 
 
 _CONVOLUTION_FIXED = frozenset({"stride", "padding", "dilation", "groups"})
 
 
 def _product(signature: Signature, _conditions: Mapping[str, int]) -> Site:
-    """Products of two activations: every size of the operands moves."""
+    """Products of two activations: a curve in multiply-adds for each equation, layout and width of the first."""
     tensors = signature.tensors
     kind = f"{signature.op} {_types(tensors)}"
-    key = f"{kind} {_scalars(signature)} {' '.join(map(_layout, tensors))} {[len(item.shape) for item in tensors]}"
-    return Site(family="gemm", kind=kind, key=key, axes=tuple(size for item in tensors for size in _sizes(item)))
+    ranks = [len(item.shape) for item in tensors]
+    key = f"{kind} {_scalars(signature)} {' '.join(map(_layout, tensors))} {ranks}"
+    return Site(family="gemm", kind=kind, key=key, axes=(_multiply_adds(signature),))
+
+
+def _multiply_adds(signature: Signature) -> int:
+    """Return the product of all sizes that an element of the result or of a sum runs through, each once."""
+    left, right = signature.tensors
+    equation = signature.arguments.get("equation")
+    if isinstance(equation, str):
+        letters = equation.partition("->")[0].replace(",", "").replace(" ", "")
+        return math.prod(dict(zip(letters, (*_sizes(left), *_sizes(right)), strict=True)).values())
+    return math.prod(_sizes(left)) * (_sizes(right)[-1] if len(right.shape) > 1 else 1)
 
 
 # --- rows and memory
@@ -165,7 +182,7 @@ def _memory(signature: Signature, _conditions: Mapping[str, int]) -> Site:
     tensors = signature.tensors
     kind = f"{signature.op}.{signature.overload} {_types(tensors)}"
     key = f"{kind} {' '.join(map(_layout, tensors))} {_scalars(signature)}"
-    elements = _broadcast_elements(tensors) if tensors else max(1, *_numbers(tuple(signature.arguments.values())))
+    elements = _broadcast_elements(tensors) if tensors else _created_elements(signature)
     return Site(family="memory", kind=kind, key=key, axes=(elements,))
 
 
@@ -179,15 +196,15 @@ def _broadcast_elements(tensors: Sequence[TensorArgument]) -> int:
     return max(1, *(item.elements for item in tensors))
 
 
-def _numbers(values: Sequence[Value]) -> list[int]:
-    """Return the whole numbers among arguments, such as the end of a range or a shape."""
-    found = [0]
-    for value in values:
-        if isinstance(value, tuple):
-            found.append(math.prod(_numbers(value)[1:]))
-        elif isinstance(value, int) and not isinstance(value, bool):
-            found.append(value)
-    return found
+def _created_elements(signature: Signature) -> int:
+    """Return the elements of a result that follows from numbers alone: a ramp, or a shape that is filled."""
+    arguments = signature.arguments
+    if "end" in arguments:
+        start, step = arguments.get("start", 0), arguments.get("step", 1)
+        span = cast("float", arguments["end"]) - cast("float", start)
+        return max(1, math.ceil(span / cast("float", step)))
+    size = arguments.get("size", ())
+    return max(1, math.prod(cast("tuple[int, ...]", size)))
 
 
 # --- parts of keys
@@ -221,18 +238,27 @@ def _layout(tensor: TensorArgument) -> str:
     return "gaps" if strides == sorted(strides, reverse=True) else "inner"
 
 
-_SIZE_ARGUMENTS = frozenset({"shape", "size", "end", "start", "split_size", "repeats", "output_size", "device"})
+_SIZE_ARGUMENTS = frozenset(
+    {"shape", "size", "end", "start", "split_size", "repeats", "output_size", "device", "fill_value"}
+)
 
 
 def _scalars(signature: Signature) -> str:
     """Return the arguments that choose what a kernel does; those that only repeat sizes are left out."""
+    rank = len(signature.tensors[0].shape) if signature.tensors else 0
     kept = (
-        f"{name}={value!r}"
+        f"{name}={_axes(value, rank) if name == 'dim' else repr(value)}"
         for name, value in signature.arguments.items()
-        if name not in _SIZE_ARGUMENTS and isinstance(value, bool | str | int | float)
+        if name not in _SIZE_ARGUMENTS and (name == "dim" or isinstance(value, bool | str | int | float))
     )
     broadcast = "stretch" if len({_sizes(item) for item in signature.tensors if item.elements > 1}) > 1 else ""
     return " ".join((*kept, broadcast)).strip()
+
+
+def _axes(value: Value, rank: int) -> str:
+    """Write axes counted from the last, so that a leading axis more makes no difference."""
+    axes = value if isinstance(value, tuple) else (value,)
+    return str([axis % rank - rank if isinstance(axis, int) and rank else axis for axis in axes])
 
 
 _RULES: Mapping[str, Callable[[Signature, Mapping[str, int]], Site]] = {

@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 
 from modelmeter.devices import DeviceSpec
 from modelmeter.dims import uniform_routing
-from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm, Product, Streaming, Untabled, Work
+from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm, KernelWork, Product, Streaming, Untabled
 from modelmeter.predict.kernel_time import KernelTime, Method
 from modelmeter.predict.lattice import Lattice, Sizes, Surrounding
 from modelmeter.predict.op_tables import DeviceRecord, ExpertSite, OpTables
@@ -58,7 +58,7 @@ class _Reference:
     """A table to compare a call with."""
 
     lattice: Lattice
-    work_at: Callable[[Sizes], Work]
+    work_at: Callable[[Sizes], KernelWork]
     kinds: int  # the first axes, which tell calls apart that are not sizes of one another
 
     @property
@@ -141,7 +141,7 @@ class TableTimes:
             "memory": call.work.bytes / self.device.memory_bandwidth,
         }
 
-    def _limit(self, work: Work, floor: float) -> float:
+    def _limit(self, work: KernelWork, floor: float) -> float:
         """Return the seconds that work takes at peak rates, and a floor beside."""
         return floor + max(work.flops / self._peak, work.bytes / self.device.memory_bandwidth)
 
@@ -238,14 +238,14 @@ class TableTimes:
             log_spread=BORROWED_SPREAD,
         )
 
-    def _slowdown(self, around: Surrounding, work_at: Callable[[Sizes], Work], floor: float) -> float:
+    def _slowdown(self, around: Surrounding, work_at: Callable[[Sizes], KernelWork], floor: float) -> float:
         """Return the mean logarithm of seconds over the limit."""
         return sum(
             neighbour.weight * math.log(neighbour.seconds / self._limit(work_at(neighbour.sizes), floor))
             for neighbour in around.neighbours
         )
 
-    def _no_faster_than_possible(self, found: KernelTime, work: Work) -> KernelTime:
+    def _no_faster_than_possible(self, found: KernelTime, work: KernelWork) -> KernelTime:
         cold = work.cold_bytes / self.device.memory_bandwidth / STREAMING_CEILING
         least = max(work.flops / self._peak, cold)
         return found if found.seconds >= least else evolve(found, seconds=least, method=Method.HOLD)
@@ -262,20 +262,20 @@ def _method(around: Surrounding, kinds: int) -> Method:
 # --- work at the points of the tables
 
 
-def _gemm_work(sizes: Sizes) -> Work:
+def _gemm_work(sizes: Sizes) -> KernelWork:
     out_features, in_features, rows = sizes
     return Gemm(rows=rows, out_features=out_features, in_features=in_features).work
 
 
-def _step_work(sizes: Sizes) -> Work:
+def _step_work(sizes: Sizes) -> KernelWork:
     return evolve(_grouped(sizes), query_length=1).work
 
 
-def _prompt_work(sizes: Sizes) -> Work:
+def _prompt_work(sizes: Sizes) -> KernelWork:
     return evolve(_grouped(sizes), causal=True).work
 
 
-def _encoder_work(sizes: Sizes) -> Work:
+def _encoder_work(sizes: Sizes) -> KernelWork:
     head_dim, heads, batch, length = sizes
     return _grouped((head_dim, 1, heads, batch, length)).work
 
@@ -292,8 +292,8 @@ def _grouped(sizes: Sizes) -> Attention:
     )
 
 
-def _work_of_site(site: ExpertSite) -> Callable[[Sizes], Work]:
-    def work(sizes: Sizes) -> Work:
+def _work_of_site(site: ExpertSite) -> Callable[[Sizes], KernelWork]:
+    def work(sizes: Sizes) -> KernelWork:
         (tokens,) = sizes
         per_token, experts = site.experts_per_token, site.experts
         in_turn = min(experts, tokens * per_token)

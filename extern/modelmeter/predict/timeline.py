@@ -74,8 +74,8 @@ def two_queues(steps: Sequence[Step], host: HostCosts) -> list[Advance]:
     """Run the calls on a host that launches kernels and a device that runs them in order.
 
     The host spends its time per call and per launch and goes on; the device begins a kernel once it is launched and
-    the one before is done. At a sync the host waits for the device. At most `MAX_QUEUED` launches are under way. The
-    advances add up to the time at which both are done.
+    the one before is done. At a sync the host waits for the device. At most `MAX_QUEUED` launches are under way. A
+    stage is complete when the host has its results: it ends with a sync, and the advances add up to that time.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def two_queues(steps: Sequence[Step], host: HostCosts) -> list[Advance]:
         busy = np.minimum(busy, moved)
         advances.append(Advance(begin=begin, host_begin=host_begin, waiting=moved - busy, busy=busy))
         done = finished
-    return _with_rest(advances, np.maximum(on_host, done) - done)
+    return _with_rest(advances, np.maximum(on_host, done) + host.sync - done)
 
 
 def device_only(steps: Sequence[Step], host: HostCosts) -> list[Advance]:
@@ -133,7 +133,7 @@ def device_only(steps: Sequence[Step], host: HostCosts) -> list[Advance]:
 
 
 def _with_rest(advances: list[Advance], rest: Draws) -> list[Advance]:
-    """Add what the host still does after the last kernel, such as views, to the last call."""
+    """Add what the host still does after the last kernel, such as views and the wait for the results, to the last."""
     if not advances:
         return advances
     last = advances[-1]

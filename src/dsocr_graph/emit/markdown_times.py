@@ -130,7 +130,8 @@ def _rate(rate: Rate) -> str:
 
 def _sources(prediction: PredictionFacts, statement: Sequence[SourceShare]) -> Iterator[str]:
     facts = {"method": prediction.method, "device": prediction.device.name, "runtime": prediction.runtime}
-    yield table(["", "of the measurements"], [*facts.items(), *prediction.source.items()], left=2)
+    known = {name: text for name, text in (facts | dict(prediction.source)).items() if text}  # a CPU has no driver
+    yield table(["", "of the measurements"], list(known.items()), left=2)
     if not statement:
         return
     methods = [method for method in Method if any(entry.method is method for entry in statement)]

@@ -63,12 +63,12 @@ def _row(stage: StageMeasurement, expected_peak: int) -> tuple[str, ...]:
         units.format_seconds(median(stage.wall_seconds)),
         f"{stage.spread:.1%}",
         f"{stage.attributed:.1%}" if stage.call_seconds else "-",
-        units.format_bytes(stage.peak_bytes),
+        "-" if stage.peak_bytes is None else units.format_bytes(stage.peak_bytes),
         f"{units.format_bytes(expected_peak)} ({_deviation(expected_peak, stage.peak_bytes)})",
     )
 
 
-def _deviation(expected: int, measured: int) -> str:
+def _deviation(expected: int, measured: int | None) -> str:
     return f"{expected / measured - 1:+.1%}" if measured else "nothing measured"
 
 

@@ -50,7 +50,7 @@ def module_calls(model: AnalyticModel, stage: Stage) -> tuple[ModuleCall, ...]:
     --------
     >>> import modelmeter
     >>> model = modelmeter.load("deepseek-ocr")
-    >>> prefill = next(stage for stage in model.stages if stage.name == "prefill")
+    >>> prefill = model.stage("prefill")
     >>> sum(call.module == "model.layers.[1-11].mlp" for call in module_calls(model, prefill))
     11
     """

@@ -213,7 +213,7 @@ def _lane_events(
     model: AnalyticModel, execution: Execution, *, track: Track, lane: Lane, start: float
 ) -> Iterator[Event]:
     """Yield the execution, then modules and calls in the order in which they begin, outer ones first."""
-    stage = next(stage for stage in model.stages if stage.name == execution.stage)
+    stage = model.stage(execution.stage)
     slots = track.lanes[lane]
     if slots and len(slots) != len(stage.schedule):
         raise ValueError(

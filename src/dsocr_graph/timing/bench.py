@@ -31,13 +31,13 @@ from dsocr_graph.timing.launches import count_launches
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.memory_limits import memory_explained, require_memory
 from dsocr_graph.timing.module_calls import compare_calls, count_module_calls
-from dsocr_graph.timing.peak_memory import expected_peak_bytes, peak_memory
+from dsocr_graph.timing.peak_memory import peak_memory
 from dsocr_graph.timing.plan import Point
 from dsocr_graph.timing.replay import replay
 from dsocr_graph.timing.stage_inputs import StageInputs, total_bytes
 from dsocr_graph.tracing import capture
 from modelmeter import units
-from modelmeter.measurement import CallCount, StageMeasurement
+from modelmeter.measurement import CallCount, StageMeasurement, expected_peak_bytes
 from modelmeter.model import AnalyticModel, Stage
 
 REPEATS = 7
@@ -260,11 +260,42 @@ class Bench:
             # Of several threads the CPU times add up: what they are worth is the wall time.
             cpu_seconds=tuple(run.cpu for run in runs) if self._one_thread else (),
             call_seconds=tuple(map(float, np.median(passes, axis=0))) if passes else (),
-            instrumented_seconds=float(np.median([sum(seconds) for seconds in passes])) if passes else 0.0,
-            peak_bytes=self._peak_bytes(point),
-            launches=self._launches(point),
+            peak_bytes=self.peak_bytes(point),
+            input_bytes=self.input_bytes(point),
+            launches=self.launches(point),
             active_experts=experts,
         )
+
+    def peak_bytes(self, point: Point) -> int:
+        """Return the largest sum of allocations alive in one run, beyond weights and inputs; takes a run of its own.
+
+        Raises
+        ------
+        ModelInputError, MeasurementMemoryError
+            As in `run`.
+        """
+        with self._guarded(point):
+            return peak_memory(
+                lambda: self._inputs.copy(point),
+                lambda inputs: self._runnable.run(self._model, point.stage, inputs),
+                self._device,
+            )
+
+    def input_bytes(self, point: Point) -> int:
+        """Return the bytes of a stage's inputs."""
+        return total_bytes(self._runnable.inputs(point.stage, point.bindings, device="meta", seed=0))
+
+    def launches(self, point: Point) -> int | None:
+        """Return how many kernels one run starts, or None where nothing counts them; takes a run of its own.
+
+        Raises
+        ------
+        ModelInputError, MeasurementMemoryError
+            As in `run`.
+        """
+        with self._guarded(point):
+            inputs = self._inputs.copy(point)
+            return count_launches(lambda: self._runnable.run(self._model, point.stage, inputs), self._device)
 
     def call_counts(self) -> tuple[CallCount, ...]:
         """Return how often each module was called, beside the graph, in every stage measured so far."""
@@ -331,19 +362,6 @@ class Bench:
             runs.append(self.run(point))
         return runs
 
-    def _peak_bytes(self, point: Point) -> int:
-        with self._guarded(point):
-            return peak_memory(
-                lambda: self._inputs.copy(point),
-                lambda inputs: self._runnable.run(self._model, point.stage, inputs),
-                self._device,
-            )
-
-    def _launches(self, point: Point) -> int | None:
-        with self._guarded(point):
-            inputs = self._inputs.copy(point)
-            return count_launches(lambda: self._runnable.run(self._model, point.stage, inputs), self._device)
-
     @contextmanager
     def _guarded(self, point: Point) -> Generator[None]:
         """Run what follows without gradients, and explain memory that is too little for it."""
@@ -359,7 +377,7 @@ class Bench:
         stage = self._stage(point)
         if stage is None:
             return None
-        given = total_bytes(self._runnable.inputs(point.stage, point.bindings, device="meta", seed=0))
+        given = self.input_bytes(point)
         peak = expected_peak_bytes(stage, point.bindings, given)
         return peak + given * (1 if self._inputs.has(point) else 2)  # a copy of what is kept
 

@@ -22,7 +22,7 @@ from dsocr_graph.timing.journal import Journal
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.memory_limits import require_memory
 from dsocr_graph.timing.microbench import Microbench, pass_seconds
-from dsocr_graph.timing.operands import OperandMaker, cold_bytes
+from dsocr_graph.timing.operands import OperandMaker, cache_bytes, cold_bytes
 from dsocr_graph.timing.plan import Plan, PlannedCall, Point, plan_calls
 from dsocr_graph.timing.yardsticks import Sentinels, measure_peaks
 from modelmeter.machine import Machine
@@ -187,7 +187,7 @@ class Calibrator:
 
     @cached_property
     def _bench(self) -> Microbench:
-        cold = cold_bytes(self._device)
+        cold = cold_bytes(self._device, self._plan.weight_bytes)
         largest = max(self._plan.calls, key=lambda call: call.bytes)
         require_memory(
             f"{largest.key}, of {largest.origin}, with the weights that are kept out of the caches",
@@ -196,7 +196,7 @@ class Calibrator:
             self._device,
             "leave that point out: give smaller ones with --points",
         )
-        operands = OperandMaker(self._plan.calls, self._device, cold_bytes=cold)
+        operands = OperandMaker(self._plan.calls, self._device, cold_bytes=cold, cache_bytes=cache_bytes(self._device))
         if self._device.type == "cpu":
             warm_heap(round(_HEAP_MARGIN * largest.bytes))
         return Microbench(operands=operands, clock=self._clock, device=self._device)

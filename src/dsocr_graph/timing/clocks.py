@@ -183,13 +183,17 @@ class CudaClock:
         """Return a graph of some executions, or None where the call cannot be part of one."""
         graph = torch.cuda.CUDAGraph()
         pool = None if self._graph is None else self._graph.pool()
+        before = torch.cuda.current_stream(self._device)
         try:
             with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=pool, stream=self._stream):
                 run(repeats)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # of many kinds: a copy to the host, a kernel of a library that does not allow it
+            torch.cuda.set_stream(before)  # a capture that fails leaves its own stream behind
             torch.cuda.synchronize(self._device)
+            self._graph = None  # and may hold its pool for ever; the next one gets a new pool and a new stream
+            self._stream = torch.cuda.Stream(self._device)
             return None
         self._graph = graph
         return graph

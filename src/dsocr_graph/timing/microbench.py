@@ -50,7 +50,7 @@ class Microbench:
     >>> call = PlannedCall(signature=signature, conditions={}, flops=1024, bytes=8192, origin="here")
     >>> cpu = torch.device("cpu")
     >>> bench = Microbench(
-    ...     operands=OperandMaker([call], cpu, cold_bytes=0), clock=CpuClock(threads=1), device=cpu
+    ...     operands=OperandMaker([call], cpu, cold_bytes=0, cache_bytes=1 << 30), clock=CpuClock(threads=1), device=cpu
     ... )
     >>> 0 < bench.seconds(call) < 0.1
     True

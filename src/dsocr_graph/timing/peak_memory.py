@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
-
-from modelmeter.model import Stage
 
 Given = TypeVar("Given")
 
@@ -73,8 +71,3 @@ def _peak_on_cpu(prepare: Callable[[], Given], run: Callable[[Given], object]) -
         elif event.name() == _ALLOCATION:
             sizes.append(event.nbytes())
     return max(accumulate(sizes), default=0)
-
-
-def expected_peak_bytes(stage: Stage, bindings: Mapping[str, int], input_bytes: int) -> int:
-    """Return what `peak_memory` measures, by the analytic model: the peak of a stage less its inputs. Unit: bytes."""
-    return int(max((sum(peak.bytes_at(bindings)) for peak in stage.peaks), default=0)) - input_bytes

@@ -64,6 +64,7 @@ class Plan:
 
     models: tuple[CalibratedModel, ...]
     calls: tuple[PlannedCall, ...]
+    weight_bytes: int = 0  # of the largest of the models
 
     @cached_property
     def identity(self) -> str:
@@ -121,6 +122,7 @@ def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: 
             for model, points in models
         ),
         calls=tuple(calls.values()),
+        weight_bytes=max(model.parameter_bytes for model, _ in models),
     )
 
 

@@ -79,7 +79,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> Timed:
     monkeypatch.setattr(calibrate_module, "measure_peaks", lambda *_: PEAKS)
     monkeypatch.setattr(calibrate_module, "measure_host_costs", lambda _: HostCosts(classes={"view": 1e-6}))
     monkeypatch.setattr(calibrate_module, "Sentinels", Still)
-    monkeypatch.setattr(calibrate_module, "cold_bytes", lambda _: 4096)
+    monkeypatch.setattr(calibrate_module, "cold_bytes", lambda *_: 4096)
     monkeypatch.setattr(calibrate_module, "CpuClock", lambda **_: None)
     monkeypatch.setattr(Microbench, "seconds", timed.seconds)
     return timed

@@ -73,6 +73,7 @@ def test_peak_and_experts_are_those_of_the_run(bench: Bench) -> None:
     assert measured.active_experts.keys() == {f"model.layers.{layer}.mlp.experts" for layer in (1, 2)}
     assert all(2 <= active <= 4 for active in measured.active_experts.values())
     # Keys and values of one layer, 2 * [2, 4, 22, 16] floats, exist beside the old ones at least.
+    assert measured.peak_bytes is not None
     assert measured.peak_bytes >= 2 * 2 * 4 * 22 * 16 * 4
 
 

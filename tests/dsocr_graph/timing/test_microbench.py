@@ -57,10 +57,15 @@ def scripted() -> Callable[..., tuple[float, list[int]]]:
     def timed(*seconds: float) -> tuple[float, list[int]]:
         call = exp_call(4)
         clock = ScriptedClock(iter(seconds))
-        bench = Microbench(operands=OperandMaker([call], CPU, cold_bytes=0), clock=clock, device=CPU)
+        bench = Microbench(operands=operands_of(call), clock=clock, device=CPU)
         return bench.seconds(call), clock.windows
 
     return timed
+
+
+def operands_of(*calls: PlannedCall) -> OperandMaker:
+    """Return a maker of operands with small pools, all of them warm."""
+    return OperandMaker(calls, CPU, cold_bytes=0, cache_bytes=1 << 30)
 
 
 def test_a_long_call_is_executed_once(scripted: Callable[..., tuple[float, list[int]]]) -> None:
@@ -99,7 +104,7 @@ def test_a_pass_is_busy_for_longer_than_the_call_itself_and_not_for_much_longer(
 def test_more_work_takes_longer() -> None:
     """A million exponentials against a thousand."""
     small, large = exp_call(1000), exp_call(1_000_000)
-    operands = OperandMaker([small, large], CPU, cold_bytes=0)
+    operands = OperandMaker([small, large], CPU, cold_bytes=0, cache_bytes=1 << 30)
     bench = Microbench(operands=operands, clock=CpuClock(threads=1), device=CPU)
     assert bench.seconds(large) > 5 * bench.seconds(small) > 0
 
@@ -107,14 +112,14 @@ def test_more_work_takes_longer() -> None:
 def test_nothing_is_launched_on_a_cpu() -> None:
     """Launches are kernels of a GPU."""
     call = exp_call(4)
-    bench = Microbench(operands=OperandMaker([call], CPU, cold_bytes=0), clock=ScriptedClock(iter([])), device=CPU)
+    bench = Microbench(operands=operands_of(call), clock=ScriptedClock(iter([])), device=CPU)
     assert bench.launches(call) == 0
 
 
 def test_memory_that_runs_out_names_the_call_and_what_to_leave_out() -> None:
     """2**45 elements of 8 bytes are more than any machine has."""
     call = planned("aten::zeros", size=(2**45,), dtype="float64")
-    bench = Microbench(operands=OperandMaker([call], CPU, cold_bytes=0), clock=CpuClock(threads=1), device=CPU)
+    bench = Microbench(operands=operands_of(call), clock=CpuClock(threads=1), device=CPU)
     with pytest.raises(
         MeasurementMemoryError, match=r"aten::zeros.*of prefill S=9.*ran out of memory.*--points"
     ) as error:

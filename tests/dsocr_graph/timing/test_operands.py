@@ -48,7 +48,7 @@ def call(op: str, overload: str = "default", active: int | None = None, **argume
 
 def executions(planned: PlannedCall, cold_bytes: int = 4096) -> tuple[dict[str, Any], ...]:
     """Return what the call is given, execution by execution."""
-    made = OperandMaker([planned], CPU, cold_bytes=cold_bytes).executions(planned)
+    made = OperandMaker([planned], CPU, cold_bytes=cold_bytes, cache_bytes=1 << 30).executions(planned)
     return tuple(cast("dict[str, Any]", arguments) for arguments in made)
 
 
@@ -200,7 +200,7 @@ def test_writing_to_an_operand_leaves_other_calls_alone() -> None:
     """Minus infinity in a masked score must not be what the next call computes with."""
     fill = call("aten::masked_fill_", "Scalar", self=tensor(64), mask=tensor(64, dtype=DType.BOOL), value=-math.inf)
     exp = call("aten::exp", self=tensor(64))
-    maker = OperandMaker([fill, exp], CPU, cold_bytes=0)
+    maker = OperandMaker([fill, exp], CPU, cold_bytes=0, cache_bytes=1 << 30)
     overload_of("aten::masked_fill_", "Scalar")(**maker.executions(fill)[0])
     assert torch.isfinite(cast("Tensor", maker.executions(exp)[0]["self"])).all()
 
@@ -216,7 +216,7 @@ def test_every_call_of_the_toy_size_model_can_be_made(tiny: Any) -> None:
         Point(stage="decode", bindings={"B": 3, "T": 17}),
     ]
     plan = plan_calls([(model, points)])
-    maker = OperandMaker(plan.calls, CPU, cold_bytes=2**20)
+    maker = OperandMaker(plan.calls, CPU, cold_bytes=2**20, cache_bytes=1 << 30)
     assert len(plan.calls) > 150
     for planned in plan.calls:
         overload = overload_of(planned.signature.op, planned.signature.overload)

@@ -9,9 +9,10 @@ from torch import Tensor
 from dsocr_graph.lowering import lower
 from dsocr_graph.scopes import group_by_module
 from dsocr_graph.timing.call_clocks import HostClock
-from dsocr_graph.timing.peak_memory import expected_peak_bytes, peak_memory
+from dsocr_graph.timing.peak_memory import peak_memory
 from dsocr_graph.timing.replay import replay
 from dsocr_graph.timing.stage_inputs import total_bytes
+from modelmeter.measurement import expected_peak_bytes
 
 from .conftest import POINTS, Tiny
 

@@ -4,7 +4,8 @@ import attrs
 import pytest
 
 from modelmeter.categories import Category
-from modelmeter.dims import symbol
+from modelmeter.costs import Time
+from modelmeter.dims import fewest_routing, symbol
 from modelmeter.dtypes import DType
 from modelmeter.evaluate import EvaluationError, evaluate, evaluate_stage
 from modelmeter.layers import Activation, GroupedLinear, Linear, Operand
@@ -130,22 +131,30 @@ def test_between_two_sizes_the_time_is_between() -> None:
     assert time.seconds == pytest.approx(2**0.5 * 10e-3 + 1.6e-3)
 
 
+def ends(time: Time) -> tuple[float, float]:
+    """Return p10 and p90 of a prediction, which has both."""
+    assert time.p10 is not None
+    assert time.p90 is not None
+    return time.p10, time.p90
+
+
 def test_the_interval_holds_the_centre_and_widens_with_the_method() -> None:
     """An interpolated time is less certain than a measured one."""
     predictor = Calibrated(calibration=calibration())
-    exact, between = (predictor.seconds(model(), "step", {"B": size}) for size in (2, 4))
-    for time in (exact, between):
-        assert time.p10 is not None
-        assert time.p90 is not None
-        assert time.p10 < time.seconds < time.p90
-    assert (between.p90 - between.p10) / between.seconds > (exact.p90 - exact.p10) / exact.seconds
+    widths: list[float] = []
+    for size in (2, 4):
+        time = predictor.seconds(model(), "step", {"B": size})
+        low, high = ends(time)
+        assert low < time.seconds < high
+        widths.append((high - low) / time.seconds)
+    assert widths[1] > widths[0]
 
 
 def test_on_a_gpu_a_slow_host_leaves_the_device_waiting() -> None:
     """Per call the host takes 3.1 ms, per view 0.6 ms, modules included; the kernels take 4 and 1 ms.
 
-    Launched at 3.1, 6.8, 9.9 and 13.6 ms; the device runs 3.1-7.1, 7.1-8.1, 9.9-13.9 and 13.9-14.9 ms, so it waits 3.1 ms
-    for the first kernel and 1.8 ms for the third.
+    Launched at 3.1, 6.8, 9.9 and 13.6 ms; the device runs 3.1-7.1, 7.1-8.1, 9.9-13.9 and 13.9-14.9 ms, so it waits
+    3.1 ms for the first kernel and 1.8 ms for the third.
     """
     predictor = Calibrated(calibration=calibration(GPU))
     time = predictor.seconds(model(), "step", {"B": 2})
@@ -299,19 +308,43 @@ def test_the_choice_of_experts_widens_the_interval() -> None:
     predictor = Calibrated(calibration=moe_calibration())
     one, four = (predictor.seconds(moe_model(), "step", {"B": tokens}) for tokens in (1, 4))
     assert one.seconds == pytest.approx(20e-3)
-    assert one.p90 is not None
-    assert four.p10 is not None
-    assert four.p90 is not None
-    assert four.p90 / four.p10 > one.p90 / one.p10
+    (few, many), (fewest, most) = ends(one), ends(four)
+    assert most / fewest > many / few
 
 
 def test_a_given_routing_replaces_the_drawn_one() -> None:
     """All tokens at two experts: 20 ms."""
-    predictor = Calibrated(calibration=moe_calibration(), routing=lambda experts, top_k, tokens: 2.0)
-    assert predictor.seconds(moe_model(), "step", {"B": 4}).seconds == pytest.approx(20e-3)
+    predictor = Calibrated(calibration=moe_calibration())
+    time = predictor.seconds(moe_model(), "step", {"B": 4}, fewest_routing)
+    assert time.seconds == pytest.approx(20e-3)
+    cost = evaluate_stage(moe_model(), "step", time_model=predictor, routing=fewest_routing, B=4)
+    assert cost.total.time is not None
+    assert cost.total.time.seconds == pytest.approx(20e-3)
 
 
 def test_the_loop_multiplies_expert_by_expert() -> None:
     """One token, two experts with one row each: two products of 7 ms."""
     predictor = Calibrated(calibration=moe_calibration(), moe="loop")
     assert predictor.seconds(moe_model(), "step", {"B": 1}).seconds == pytest.approx(14e-3)
+
+
+def test_the_statement_of_a_loop_has_the_calls_of_the_loop() -> None:
+    """One token, two experts: two products, and no grouped one."""
+    run = StageRun(stage="step", count=1, bindings={"B": 1})
+    workload = Workload(name="one", items=(WorkloadItem(name="page", documents=1, runs=(run,)),))
+    shares = Calibrated(calibration=moe_calibration(), moe="loop").statement(moe_model(), workload)
+    assert [(share.family, share.calls) for share in shares] == [("gemm", 2)]
+
+
+def test_a_copy_by_the_driver_takes_its_time_on_the_device() -> None:
+    """The profiler counts no kernel for it; its time is not lost: 2 * (4 + 1) ms and the waiting of the host."""
+    full = calibration(GPU)
+    copies = attrs.evolve(full, samples=tuple(attrs.evolve(sample, launches=0) for sample in full.samples))
+    predictor = Calibrated(calibration=copies)
+    assert predictor.seconds(model(), "step", {"B": 2}).seconds == pytest.approx(14.9e-3)
+
+
+def test_launches_of_a_stage_are_counted() -> None:
+    """Two calls of two operators with one kernel each; none on a CPU."""
+    assert Calibrated(calibration=calibration(GPU)).launches(model(), "step", {"B": 2}) == 4
+    assert Calibrated(calibration=calibration()).launches(model(), "step", {"B": 2}) == 0

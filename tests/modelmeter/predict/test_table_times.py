@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmeter.devices import load_device
-from modelmeter.predict.kernel_calls import Attention, Experts, Gemm, Product, Streaming, Untabled, Work
+from modelmeter.predict.kernel_calls import Attention, Experts, Gemm, KernelWork, Product, Streaming, Untabled
 from modelmeter.predict.kernel_time import Method
 from modelmeter.predict.lattice import Lattice
 from modelmeter.predict.op_tables import DeviceRecord, ExpertSite, OpTables
@@ -132,7 +132,7 @@ def test_an_even_table_answers_evenly(slowdown: float, rows: int, out_features: 
 
 def test_a_convolution_has_the_efficiency_of_its_product() -> None:
     """Its own bytes count, the method is a blend even at a measured size, and all convolutions err together."""
-    call = Product(family="convolution", like=gemm(64, 1024), work=Work(flops=0, bytes=9_600_000))
+    call = Product(family="convolution", like=gemm(64, 1024), work=KernelWork(flops=0, bytes=9_600_000))
     found = times_of().time(call)
     assert found is not None
     # limit 4 us + 9.6e6 / 4.8e12 = 6 us, slowdown 4/4.49152 as of the product
@@ -198,7 +198,7 @@ def test_without_an_encoder_table_causal_attention_stands_in() -> None:
         evolve(PROMPT, query_length=3),  # some new tokens after cached ones
         Experts(tokens=1, hidden_size=8, intermediate_size=8, experts_per_token=2, experts=4, active_experts=2),
         Streaming(bytes=1.0, vector_flops=0.0),
-        Untabled(family="fp32 product", work=Work(flops=1, bytes=1), on_matrix_units=False),
+        Untabled(family="fp32 product", work=KernelWork(flops=1, bytes=1), on_matrix_units=False),
     ],
 )
 def test_what_no_table_has_is_none(call: Attention | Experts | Streaming | Untabled) -> None:
@@ -260,7 +260,7 @@ def test_a_memory_bound_kernel_by_rates() -> None:
 
 def test_fp32_products_by_rates_run_on_vector_units() -> None:
     """66.9e6 FLOPs at 0.8 * 66.9e12 FLOP/s take 1.25 us, beside 3 us."""
-    call = Untabled(family="fp32 product", work=Work(flops=66.9e6, bytes=8), on_matrix_units=False)
+    call = Untabled(family="fp32 product", work=KernelWork(flops=66.9e6, bytes=8), on_matrix_units=False)
     found = times_of().physical(call)
     assert found.seconds == pytest.approx(4.25e-6)
     parts = times_of().parts(call)

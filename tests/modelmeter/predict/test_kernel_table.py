@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from modelmeter.dtypes import DType
 from modelmeter.machine import Machine
 from modelmeter.predict.calibration import Calibration, HostCosts, Peaks, Sample
+from modelmeter.predict.kernel_table import KernelTable, MissingKernelTimeError, Work, interpolate
 from modelmeter.predict.kernel_time import Method
 from modelmeter.predict.sites import SiteError, site_of
-from modelmeter.predict.tables import KernelTable, MissingKernelTimeError, Work, interpolate
 from modelmeter.signature import Signature, TensorArgument
 
 MACHINE = Machine(kind="cpu", device="test", driver="", memory_bytes=1 << 30, threads=1, torch="2.13.0")
@@ -151,7 +151,7 @@ def test_attention_shares_a_curve_between_one_sequence_and_many() -> None:
 
     one, two = site_of(step(1, 100), {}), site_of(step(2, 300), {})
     assert one.key == two.key
-    assert (one.axes, two.axes) == ((10, 1, 100), (20, 1, 300))
+    assert (one.axes, two.axes) == ((10, 1, 99), (20, 1, 299))  # keys beyond the queries
 
 
 sizes = st.integers(min_value=1, max_value=4096)
@@ -178,3 +178,66 @@ def test_a_hole_in_the_grid_is_bridged_by_the_next_row() -> None:
     """At m = 2 only c = 1 was measured: c = 4 comes from m = 1 and m = 4, which have both."""
     points = [((1, 1), 1.0), ((1, 4), 4.0), ((2, 1), 2.0), ((4, 1), 4.0), ((4, 4), 16.0)]
     assert interpolate(points, (2, 4)) == pytest.approx(8.0)
+
+
+def prompt(tokens: int) -> Signature:
+    """Return causal attention of a prompt over itself, 10 heads."""
+    q = tensor(1, 10, tokens, 128)
+    return Signature(
+        op="aten::scaled_dot_product_attention",
+        overload="default",
+        arguments={"query": q, "key": q, "value": q, "is_causal": True},
+    )
+
+
+def test_attention_of_a_prompt_is_interpolated_along_its_length() -> None:
+    """Queries and keys grow together: 200 tokens lie halfway between 100 (1 s) and 400 (16 s): 4 s."""
+    samples = [Sample(signature=prompt(tokens), seconds=(seconds,)) for tokens, seconds in ((100, 1.0), (400, 16.0))]
+    found = table(*samples).time(prompt(200), Work(flops=1, bytes=1))
+    assert (found.seconds, found.method) == (pytest.approx(4.0), Method.BRACKET)
+
+
+def grouped(tokens: int) -> Signature:
+    """Return a grouped product, 2 of 8 experts for each token."""
+    return Signature(
+        op="dsocr_graph::grouped_linear",
+        overload="default",
+        arguments={"input": tensor(2 * tokens, 4), "weight": tensor(8, 8, 4), "experts_per_token": 2},
+    )
+
+
+def test_a_grouped_product_is_interpolated_at_the_same_share_of_experts() -> None:
+    """2 and 8 tokens with all the experts they can have, 4 and 8: 4 tokens with 8 lie halfway, sqrt(1 * 4) = 2 s."""
+    samples = [
+        Sample(signature=grouped(2), seconds=(1.0,), conditions={"active_experts": 4}),
+        Sample(signature=grouped(8), seconds=(4.0,), conditions={"active_experts": 8}),
+    ]
+    found = table(*samples).time(grouped(4), Work(flops=1, bytes=1), {"active_experts": 8})
+    assert (found.seconds, found.method) == (pytest.approx(2.0), Method.BRACKET)
+
+
+def test_sums_along_different_axes_are_different_curves() -> None:
+    """Along the last axis a row is read in order, along the first in strides."""
+    first, last = (
+        Signature(op="aten::sum", overload="dim_IntList", arguments={"self": tensor(8, 4), "dim": (axis,)})
+        for axis in (0, -1)
+    )
+    same = Signature(op="aten::sum", overload="dim_IntList", arguments={"self": tensor(8, 4), "dim": (1,)})
+    assert site_of(first, {}).key != site_of(last, {}).key
+    assert site_of(same, {}).key == site_of(last, {}).key
+
+
+def test_a_ramp_is_as_long_as_it_is() -> None:
+    """From 1,000 to 1,010 are 10 elements; a fill is as large as its shape, whatever its value."""
+    ramp = Signature(op="aten::arange", overload="start", arguments={"start": 1000, "end": 1010})
+    fill = Signature(op="aten::full", overload="default", arguments={"size": (2, 3), "fill_value": 100000})
+    assert (site_of(ramp, {}).axes, site_of(fill, {}).axes) == ((10,), (6,))
+
+
+def test_launches_of_an_uncounted_shape_are_those_of_its_kind() -> None:
+    """Products with another number of axes still start as many kernels."""
+    known = Signature(
+        op="aten::matmul", overload="default", arguments={"self": tensor(2, 3, 4, 5), "other": tensor(2, 3, 5, 4)}
+    )
+    other = Signature(op="aten::matmul", overload="default", arguments={"self": tensor(3, 4), "other": tensor(4, 5)})
+    assert table(Sample(signature=known, seconds=(1.0,), launches=3)).launches(other) == 3

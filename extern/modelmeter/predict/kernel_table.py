@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 
@@ -96,9 +97,12 @@ class KernelTable:
             return self._launches[signature.text]
         conditions = {"active_experts": 1}  # of no effect on the number of kernels
         site = site_of(signature, conditions)
-        points = self._curves.get(site.key) or self._kinds.get(site.kind)
+        points = self._curves.get(site.key)
         if points:
             return _nearest(points, site.axes)[0][1].launches
+        relatives = self._kinds.get(site.kind)
+        if relatives:
+            return Counter(point.launches for point in relatives).most_common(1)[0][0]
         if self.physical:
             return 1
         raise self._missing(signature.text, site)
