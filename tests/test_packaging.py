@@ -141,11 +141,11 @@ def test_pixi_offers_what_make_offers(repo_root: Path) -> None:
     """Every pixi task is a target of the Makefile and runs the same program."""
     tasks = tomllib.loads((repo_root / "pixi.toml").read_text(encoding="utf-8"))["tasks"]
     makefile = (repo_root / "Makefile").read_text(encoding="utf-8")
-    assert set(tasks) == {"analyze", "test", "lint", "types", "golden", "docs"}
+    assert set(tasks) == {"analyze", "test", "lint", "types", "golden", "docs", "accuracy"}
     for name, task in tasks.items():
         recipe = re.search(rf"^{name}: .*\n\t@(.*)$", makefile, flags=re.MULTILINE)
         assert recipe, name
-        program = task["cmd"].replace("python -m ", "").split()[:2]
+        program = task["cmd"].removeprefix("python ").removeprefix("-m ").split()[:2]
         assert all(word in recipe[1] for word in program), (name, recipe[1])
 
 

@@ -39,7 +39,7 @@ from modelmeter.workload import StageRun, Workload
 RUNTIMES = ("eager", "cudagraph")
 MOE_FORMS = ("grouped", "loop")
 _HOST_SPREAD = 0.06  # of the host's time as a whole: its clock, and what else it does
-_BASE_SPREAD = 0.04  # of a machine as a whole, from one process to the next: where its memory lies, who shares it
+_BASE_SPREAD = 0.05  # of a machine as a whole, from one process to the next: where its memory lies, who shares it
 
 
 class RuntimeNameError(ModelMeterError, ValueError):

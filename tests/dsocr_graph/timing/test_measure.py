@@ -282,12 +282,8 @@ def test_the_command_writes_a_file_and_prints_a_table(
     """A measurement with its calls, counted modules and peaks; no half file is left beside it."""
     from dsocr_graph import pipeline
 
-    class Compiled:
-        model_json = b""
-
     compiled = lower(group_by_module(tiny.captured("decode")))
-    monkeypatch.setattr(pipeline, "compile_model", lambda *_, **__: Compiled)
-    monkeypatch.setattr("modelmeter.serialize.model_from_bytes", lambda *_, **__: compiled)
+    monkeypatch.setattr(pipeline, "analytic_model", lambda *_, **__: compiled)
     monkeypatch.setattr(Bench, "_captured", lambda _, stage: tiny.captured(stage))
     out = tmp_path / "deeper" / "measured.json"
     words = ["--model", "deepseek-ocr-tiny", "--points", "decode:B=2,T=21", "--mode", "Tiny", "--dtype", "fp32"]
