@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from importlib import resources
+from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import attrs
 import cattrs
@@ -15,6 +16,8 @@ from cattrs import transform_error
 from cattrs.v import format_exception
 
 from modelmeter.errors import ModelMeterError
+
+Record = TypeVar("Record")
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
@@ -103,6 +106,44 @@ def load_document(
             f"write the {kind} again with this release"
         )
     return document
+
+
+def structure_text(
+    text: str | bytes,
+    record: type[Record],
+    converter: cattrs.Converter,
+    *,
+    source: str,
+    kind: str,
+    version: int,
+    error: type[ModelMeterError],
+) -> Record:
+    """Read JSON text as a record of one schema version.
+
+    Raises
+    ------
+    error
+        When the text is cut off, no JSON, of another version or no such record; the message says what is wrong.
+    """
+    document = load_document(text, source=source, kind=kind, version=version, error=error)
+    try:
+        return converter.structure(document, record)
+    except Exception as problem:
+        raise error(f"{source} is no {kind}: {reasons(problem)}") from problem
+
+
+def read_bytes(path: str | Path, *, kind: str, error: type[ModelMeterError], advice: str = "") -> bytes:
+    """Return the bytes of a file.
+
+    Raises
+    ------
+    error
+        When the file cannot be read; the message ends with the advice.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as problem:
+        raise error(f"cannot read the {kind} {path}: {problem.strerror or problem}{advice}") from problem
 
 
 def read_schema(kind: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from attrs import field, frozen
 
 from modelmeter.errors import ModelMeterError
-from modelmeter.json_text import dump_json, load_document, reasons, register_plain
+from modelmeter.json_text import dump_json, read_bytes, register_plain, structure_text
 from modelmeter.machine import Machine
 from modelmeter.model import Stage
 
@@ -131,13 +131,15 @@ def measurement_from_json(text: str | bytes, *, source: str = "the text") -> Mea
     MeasurementFileError
         When the text is cut off, no JSON, of another schema version or no measurement.
     """
-    document = load_document(
-        text, source=source, kind="measurement", version=MEASUREMENT_SCHEMA_VERSION, error=MeasurementFileError
+    return structure_text(
+        text,
+        Measurement,
+        _converter(),
+        source=source,
+        kind="measurement",
+        version=MEASUREMENT_SCHEMA_VERSION,
+        error=MeasurementFileError,
     )
-    try:
-        return _converter().structure(document, Measurement)
-    except Exception as error:
-        raise MeasurementFileError(f"{source} is no measurement: {reasons(error)}") from error
 
 
 def read_measurement(path: str | Path) -> Measurement:
@@ -150,12 +152,9 @@ def read_measurement(path: str | Path) -> Measurement:
     MeasurementFileError
         When its content is no measurement.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise MissingMeasurementError(
-            f"cannot read the measurement {path}: {error.strerror or error}; `dsocr-graph measure` makes one"
-        ) from error
+    data = read_bytes(
+        path, kind="measurement", error=MissingMeasurementError, advice="; `dsocr-graph measure` makes one"
+    )
     return measurement_from_json(data, source=str(path))
 
 

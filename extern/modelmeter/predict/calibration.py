@@ -14,7 +14,7 @@ import numpy as np
 from attrs import field, frozen
 
 from modelmeter.errors import ModelMeterError
-from modelmeter.json_text import dump_json, load_document, reasons, register_plain
+from modelmeter.json_text import dump_json, read_bytes, register_plain, structure_text
 from modelmeter.machine import Machine
 from modelmeter.signature import Signature, signature_from_json, signature_to_json
 
@@ -196,13 +196,15 @@ def calibration_from_json(text: str | bytes, *, source: str = "the text") -> Cal
     CalibrationFileError
         When the text is cut off, no JSON, of another schema version or no calibration.
     """
-    document = load_document(
-        text, source=source, kind="calibration", version=CALIBRATION_SCHEMA_VERSION, error=CalibrationFileError
+    return structure_text(
+        text,
+        Calibration,
+        _converter(),
+        source=source,
+        kind="calibration",
+        version=CALIBRATION_SCHEMA_VERSION,
+        error=CalibrationFileError,
     )
-    try:
-        return _converter().structure(document, Calibration)
-    except Exception as error:
-        raise CalibrationFileError(f"{source} is no calibration: {reasons(error)}") from error
 
 
 def read_calibration(path: str | Path) -> Calibration:
@@ -215,12 +217,9 @@ def read_calibration(path: str | Path) -> Calibration:
     CalibrationFileError
         When its content is no calibration.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise MissingCalibrationError(
-            f"cannot read the calibration {path}: {error.strerror or error}; `dsocr-graph calibrate` makes one"
-        ) from error
+    data = read_bytes(
+        path, kind="calibration", error=MissingCalibrationError, advice="; `dsocr-graph calibrate` makes one"
+    )
     if data.startswith(_GZIP_MAGIC):
         try:
             data = gzip.decompress(data)

@@ -13,7 +13,7 @@ from attrs import frozen
 from modelmeter.categories import Category
 from modelmeter.costs import COST_NAMES, TIME_NAMES, Amount, Cost, Number, Time
 from modelmeter.errors import ModelMeterError
-from modelmeter.json_text import dump_json, load_document, reasons, register_plain
+from modelmeter.json_text import dump_json, read_bytes, register_plain, structure_text
 from modelmeter.predict.time_model import PredictionFacts
 from modelmeter.workload import Fact, StageRun
 
@@ -227,11 +227,9 @@ def report_from_json(text: str | bytes, *, source: str = "the text") -> Report:
     ReportFileError
         When the text is cut off, no JSON, of another schema version or no report.
     """
-    document = load_document(text, source=source, kind="report", version=REPORT_SCHEMA_VERSION, error=ReportFileError)
-    try:
-        return _converter().structure(document, Report)
-    except Exception as error:
-        raise ReportFileError(f"{source} is no report: {reasons(error)}") from error
+    return structure_text(
+        text, Report, _converter(), source=source, kind="report", version=REPORT_SCHEMA_VERSION, error=ReportFileError
+    )
 
 
 def read_report(path: str | Path) -> Report:
@@ -244,10 +242,7 @@ def read_report(path: str | Path) -> Report:
     ReportFileError
         When its content is no report.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise MissingReportFileError(f"cannot read the report {path}: {error.strerror or error}") from error
+    data = read_bytes(path, kind="report", error=MissingReportFileError)
     return report_from_json(data, source=str(path))
 
 
