@@ -191,9 +191,8 @@ class OperandMaker:
 def cold_bytes(device: torch.device, weight_bytes: int) -> int:
     """Return how large a pool of weights is to be, so that its end pushes its beginning out of the caches.
 
-    On a CPU it is as large as the model's weights where memory allows: how fast memory is read depends on where it lies
-    (products of few rows took 0.6 ms from one place of a virtual machine and 0.9 ms from another), and page tables
-    have to come from memory too.
+    On a CPU it is as large as the model's weights where memory allows: how fast memory is read depends on where it
+    lies, above all on a virtual machine, and page tables have to come from memory too.
 
     Parameters
     ----------
