@@ -10,10 +10,13 @@ from typing import Any
 
 from attrs import field, frozen
 
+from dsocr_graph.models.deepseek_ocr.config import ClipConfig, DeepseekOCRConfig, MoEImplementation, SamConfig
+from dsocr_graph.models.registry import NamedModel, deepseek_ocr_model, model_named
 from dsocr_graph.workloads import mode_named
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
+PUBLISHED = "deepseek-ocr"
 BASE_SIZE = mode_named("Base").base_size  # of all stages but the global view, which has no dims of its own
 
 
@@ -42,9 +45,12 @@ class Case(Sizes):
 
 @frozen(kw_only=True)
 class Target:
-    """A device and a dtype, with what is calibrated and what is held out."""
+    """A device, a dtype and a model, with what is calibrated and what is held out."""
 
     name: str
+    model: NamedModel = field(repr=False)  # whose stages are measured and predicted
+    calibrated: NamedModel = field(repr=False)  # whose calls are timed
+    moe: MoEImplementation  # how its experts run
     device: str  # "cpu" or "cuda"
     dtype: str
     threads: int
@@ -66,11 +72,13 @@ class Target:
 
 def read_targets(path: Path = HERE / "cases.toml") -> dict[str, Target]:
     """Return every target of the list, by name."""
-    return {name: _target(name, entry) for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()}
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    models = {name: _model(name, sizes) for name, sizes in document.pop("models").items()}
+    return {name: _target(name, entry, models) for name, entry in document.items()}
 
 
-def _target(name: str, entry: Mapping[str, Any]) -> Target:
-    calibrated = [
+def _target(name: str, entry: Mapping[str, Any], models: Mapping[str, NamedModel]) -> Target:
+    calibrate = [
         sizes
         for stage, grids in entry["calibrate"].items()
         for grid in (grids if isinstance(grids, list) else [grids])
@@ -89,16 +97,32 @@ def _target(name: str, entry: Mapping[str, Any]) -> Target:
             case["stage"], {**case.get("dims", {}), **({"mode": case["mode"]} if "mode" in case else {})}
         )
     ]
+    measured = entry.get("model", PUBLISHED)
+    calibrated = entry.get("calibrated", measured)
     return Target(
         name=name,
+        model=models.get(measured) or model_named(measured),
+        calibrated=models.get(calibrated) or model_named(calibrated),
+        moe=entry.get("moe", "grouped"),
         device=entry["device"],
         dtype=entry["dtype"],
         threads=entry["threads"],
         passes=entry["passes"],
         workload=entry.get("workload"),
-        calibrate=tuple(calibrated),
+        calibrate=tuple(calibrate),
         cases=tuple(cases),
     )
+
+
+def _model(name: str, entry: Mapping[str, Any]) -> NamedModel:
+    """Return a model of DeepSeek-OCR's code at the sizes of the list; what it leaves out is as published."""
+    parts = {"sam": SamConfig(**_tuples(entry["sam"])), "clip": ClipConfig(**entry["clip"])}
+    config = DeepseekOCRConfig(**{**entry, **parts})
+    return deepseek_ocr_model(name, config, description="DeepSeek-OCR at other sizes", source="cases.toml")
+
+
+def _tuples(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(size) if isinstance(size, list) else size for name, size in sizes.items()}
 
 
 def _sizes(stage: str, grid: Mapping[str, Any]) -> Iterator[Sizes]:

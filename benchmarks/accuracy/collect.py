@@ -23,9 +23,9 @@ from cases import BASE_SIZE, Case, Target, read_targets
 
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.emit.progress import progress_lines
-from dsocr_graph.models.registry import Variant, model_named
+from dsocr_graph.models.registry import Variant
 from dsocr_graph.pipeline import analytic_model
-from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench
+from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench, RunTime
 from dsocr_graph.timing.calibrate import Calibrator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point, plan_calls
@@ -34,7 +34,6 @@ from modelmeter.model import AnalyticModel
 from modelmeter.predict import calibration_to_json
 from modelmeter.serialize import compress, model_to_json, read_model
 
-MODEL = "deepseek-ocr"
 WARMUPS = {"cpu": 1, "cuda": 3}
 LONG_SECONDS = 10.0
 """A case whose runs take longer is warmed up once in all: what a first run loses is below a percent of it."""
@@ -94,17 +93,25 @@ class Collection:
                 self._run(case)
 
     def examine(self) -> None:
-        """Time the calls of each case, and see what it allocates and launches, where that was not done yet."""
-        for case in self._target.cases:
+        """Time the calls of each case in turns with whole runs, and see what it allocates and launches, once.
+
+        The loop over experts follows the data and is in no graph: its calls cannot be timed one by one.
+        """
+        for case in self._target.cases if self._target.moe == "grouped" else ():
             found = self._find(case)
             if found is None or found.call_seconds or self._is_late():
                 continue
             self._progress(f"timing the calls of {case.name}")
             bench, point, long = self._bench(case.base_size), _point(case), _is_long(found)
-            passes = [bench.instrument(point) for _ in range(1 if long else INSTRUMENTED_PASSES)]
+            runs: list[RunTime] = []
+            passes: list[tuple[float, ...]] = []
+            for _ in range(1 if long else INSTRUMENTED_PASSES):
+                runs.append(bench.run(point))
+                passes.append(bench.instrument(point))
             examined = evolve(
                 found,
                 call_seconds=tuple(map(float, np.median(passes, axis=0))),
+                beside_seconds=tuple(run.cpu if found.cpu_seconds else run.wall for run in runs),
                 peak_bytes=None if long else bench.peak_bytes(point),
                 launches=bench.launches(point),
             )
@@ -162,8 +169,8 @@ class Collection:
         return Measurement(
             machine=self._machine,
             date=time.strftime("%Y-%m-%d", time.gmtime()),
-            model=MODEL,
-            variant={**self._variant(size).facts(), "moe": "grouped"},
+            model=self._target.model.name,
+            variant={**self._variant(size).facts(), "moe": self._target.moe},
             weights="random",
             stages=(),
         )
@@ -178,7 +185,7 @@ class Collection:
         """Return the compiled model that lies beside the data, or compile it and lay it there."""
         path = self._target.data / f"model-base{size}.json.gz"
         if not path.exists():
-            model = analytic_model(model_named(MODEL), self._variant(size), progress=self._progress)
+            model = analytic_model(self._target.model, self._variant(size), progress=self._progress)
             write_artefacts(path.parent, {path.name: compress(model_to_json(model))})
         return read_model(path)
 
@@ -186,8 +193,9 @@ class Collection:
         """Return the model with weights at a page size; the weights exist once."""
         if BASE_SIZE not in self._benches:
             self._benches[BASE_SIZE] = Bench(
-                model_named(MODEL),
+                self._target.model,
                 self._variant(BASE_SIZE),
+                moe=self._target.moe,
                 device=self._target.device,
                 threads=self._target.threads,
                 analytic=self._models[BASE_SIZE],
@@ -207,11 +215,19 @@ class Collection:
             for size in self._target.base_sizes
         }
         return Calibrator(
-            plan_calls([(self._models[size], found) for size, found in points.items() if found]),
+            plan_calls(
+                [(self._calibrated(size), found) for size, found in points.items() if found], moe=self._target.moe
+            ),
             machine=self._machine,
             journal=self._target.data / "calibration.partial",
             progress=self._progress,
         )
+
+    def _calibrated(self, size: int) -> AnalyticModel:
+        """Return the compiled model whose calls are timed."""
+        if self._target.calibrated == self._target.model:
+            return self._models[size]
+        return analytic_model(self._target.calibrated, self._variant(size), progress=self._progress)
 
 
 def _is_long(stage: StageMeasurement) -> bool:

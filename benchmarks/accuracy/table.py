@@ -91,7 +91,7 @@ def report(target: Target) -> tuple[dict[str, Any], str]:
     measurements = {size: read_measurement(file) for size, file in files.items() if file.exists()}
     for measurement in measurements.values():
         calibration.require(measurement.machine)
-    predictor = Calibrated(calibration=calibration)
+    predictor = Calibrated(calibration=calibration, moe=target.moe)
     baselines = _baselines(calibration, predictor, target)
     found = {case.name: _measured(measurements.get(case.base_size), case) for case in target.cases}
     rows = [
@@ -110,7 +110,7 @@ def report(target: Target) -> tuple[dict[str, Any], str]:
         "date": calibration.date,
         "drift": round(calibration.drift, 4),
         "not_measured": missing,
-        "criteria": _criteria(rows),
+        "criteria": _criteria(target, rows),
         "summary": {"all": _summary(rows), **splits, **stages},
         "workload": _total(target, models, measurements, predictor) if target.workload else None,
         "cases": [{**asdict(row), "error": row.error, "covered": row.covered} for row in rows],
@@ -205,19 +205,31 @@ def _errors(errors: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _criteria(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _criteria(target: Target, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return what the project promises of times, beside what was found."""
-    attributed = [row.attributed for row in rows if row.attributed is not None]
-    within = sum(abs(row.error) <= 0.15 for row in rows) / len(rows)
-    return [
-        {"criterion": "SC-002: cases predicted within 15 % of measured", "goal": 0.9, "found": within},
+    found = [
         {
-            "criterion": "SC-003: measured time attributed to modules and categories, the least of "
-            f"{len(attributed)} cases whose calls were timed",
+            "criterion": "SC-002: cases predicted within 15 % of measured",
             "goal": 0.9,
-            "found": min(attributed, default=0.0),
-        },
+            "found": _within(rows, 0.15),
+        }
     ]
+    attributed = [row.attributed for row in rows if row.attributed is not None]
+    if attributed:
+        criterion = (
+            "SC-003: measured time attributed to modules and categories, the least of "
+            f"{len(attributed)} cases whose calls were timed"
+        )
+        found.append({"criterion": criterion, "goal": 0.9, "found": min(attributed)})
+    single = [row for row in rows if row.case.startswith("decode B=1 ")]
+    if target.device == "cuda" and single:
+        criterion = f"host costs: decode steps at B = 1, which the host bounds, within 3 % ({len(single)} cases)"
+        found.append({"criterion": criterion, "goal": 1.0, "found": _within(single, 0.03)})
+    return found
+
+
+def _within(rows: Sequence[Row], limit: float) -> float:
+    return sum(abs(row.error) <= limit for row in rows) / len(rows)
 
 
 def _total(

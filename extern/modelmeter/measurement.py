@@ -38,6 +38,9 @@ class StageMeasurement:
     call_seconds : tuple of float
         Of each call of an instrumented run, in the order of the stage's schedule (`modelmeter.model.Stage.schedule`):
         on a GPU device time, on a CPU the time of the call; the median where there were several such runs. Not scaled.
+    beside_seconds : tuple of float
+        Of uninstrumented runs that took turns with those whose calls were timed, where the runs that count were made at
+        another time: a machine may be faster by then. Of the kind that `seconds` is of; empty: the runs that count.
     peak_bytes : int or None
         Largest sum of allocations alive beyond what was there before, by the allocator, inputs not included; None where
         it was not measured.
@@ -55,6 +58,7 @@ class StageMeasurement:
     wall_seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...] = ()
     call_seconds: tuple[float, ...] = ()
+    beside_seconds: tuple[float, ...] = ()
     peak_bytes: int | None = None
     input_bytes: int = 0
     launches: int | None = None
@@ -73,14 +77,15 @@ class StageMeasurement:
 
     @property
     def attributed(self) -> float:
-        """The share of `seconds` that the timed calls account for; the rest runs between them, in Python."""
-        return min(1.0, float(np.sum(self.call_seconds)) / self.seconds)
+        """The share of a run that the timed calls account for; the rest runs between them, in Python."""
+        run = float(np.median(self.beside_seconds)) if self.beside_seconds else self.seconds
+        return min(1.0, float(np.sum(self.call_seconds)) / run)
 
     @property
     def scaled_call_seconds(self) -> tuple[float, ...]:
-        """The calls' times, scaled down to `seconds` where timing them took longer than the run does."""
+        """The calls' times as shares of `seconds`: what all of them take together is `attributed` of it."""
         total = float(np.sum(self.call_seconds))
-        scale = min(1.0, self.seconds / total) if total else 1.0
+        scale = self.attributed * self.seconds / total if total else 1.0
         return tuple(seconds * scale for seconds in self.call_seconds)
 
 

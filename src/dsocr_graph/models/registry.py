@@ -99,7 +99,16 @@ STAGE_DESCRIPTIONS: Mapping[str, str] = {
 }
 
 
-def _deepseek_ocr(name: str, size: DeepseekOCRConfig, *, description: str, source: str) -> NamedModel:
+def deepseek_ocr_model(name: str, size: DeepseekOCRConfig, *, description: str, source: str) -> NamedModel:
+    """Return a model of DeepSeek-OCR's code at some sizes, to be captured and measured under a name.
+
+    Examples
+    --------
+    >>> model = deepseek_ocr_model("toy", DeepseekOCRConfig.tiny(), description="a toy", source="an example")
+    >>> model.config(Variant(base_size=512, dtype="fp32", attention="sdpa"))["num_hidden_layers"]
+    3
+    """
+
     def config(variant: Variant) -> DeepseekOCRConfig:
         return size.with_implementations(
             attn_implementation=cast("Attention", variant.attention), moe_implementation="grouped"
@@ -167,13 +176,13 @@ def _torch_dtype(variant: Variant) -> torch.dtype:
 MODELS: Mapping[str, NamedModel] = {
     model.name: model
     for model in (
-        _deepseek_ocr(
+        deepseek_ocr_model(
             "deepseek-ocr",
             DeepseekOCRConfig(),
             description="DeepSeek-OCR: SAM and CLIP encoders, projector, DeepSeek-V2 decoder with 64 experts",
             source="deepseek-ai/DeepSeek-OCR: config.json and the published modeling code",
         ),
-        _deepseek_ocr(
+        deepseek_ocr_model(
             "deepseek-ocr-tiny",
             DeepseekOCRConfig.tiny(),
             description="the same code at toy size, to try things out: 3 decoder layers, 8 experts, 0.3 M parameters",
