@@ -116,8 +116,8 @@ def _target(name: str, entry: Mapping[str, Any], models: Mapping[str, NamedModel
 
 def _model(name: str, entry: Mapping[str, Any]) -> NamedModel:
     """Return a model of DeepSeek-OCR's code at the sizes of the list; what it leaves out is as published."""
-    parts = {"sam": SamConfig(**_tuples(entry["sam"])), "clip": ClipConfig(**entry["clip"])}
-    config = DeepseekOCRConfig(**{**entry, **parts})
+    sizes = {name: size for name, size in entry.items() if name not in {"sam", "clip"}}
+    config = DeepseekOCRConfig(sam=SamConfig(**_tuples(entry["sam"])), clip=ClipConfig(**entry["clip"]), **sizes)
     return deepseek_ocr_model(name, config, description="DeepSeek-OCR at other sizes", source="cases.toml")
 
 

@@ -96,16 +96,29 @@ def load_document(
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as problem:
-        raise error(f"{source} is no JSON or cut off: {problem}; write the {kind} again") from problem
+        raise error(f"{source} is no JSON or cut off: {problem}; {write_again(kind)}") from problem
     if not isinstance(document, dict):
         raise error(f"{source} is no {kind}: its JSON is a {type(document).__name__}, not an object")
     found = document.pop("schema_version", None)
     if found != version or isinstance(found, bool):
         raise error(
-            f"{source} has schema_version {found!r}, this release reads {version}; "
-            f"write the {kind} again with this release"
+            f"{source} has schema_version {found!r}, this release reads {version}; {write_again(kind)} of this release"
         )
     return document
+
+
+def write_again(kind: str) -> str:
+    """Return what to do about a damaged or outdated file of a kind.
+
+    Examples
+    --------
+    >>> write_again("calibration")
+    'write the calibration again with `dsocr-graph calibrate`'
+    """
+    return f"write the {kind} again with `dsocr-graph {_COMMANDS[kind]}`"
+
+
+_COMMANDS = {"model": "analyze", "report": "analyze", "calibration": "calibrate", "measurement": "measure"}
 
 
 def structure_text(

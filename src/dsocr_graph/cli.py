@@ -1,4 +1,4 @@
-"""The command line: `dsocr-graph analyze | calibrate | measure | models | devices`."""
+"""The command line: `dsocr-graph analyze | calibrate | measure | formulas | models | devices`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsocr_graph import cli_calibrate, cli_measure
+from dsocr_graph import cli_calibrate, cli_formulas, cli_measure
 from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_analyze(commands.add_parser("analyze", help="write a model's call graph and cost report"))
     cli_calibrate.add_parser(commands)
     cli_measure.add_parser(commands)
+    cli_formulas.add_parser(commands)
     models = commands.add_parser("models", help="list the models that can be analyzed by name")
     models.set_defaults(run=_models)
     devices = commands.add_parser("devices", help="list the devices that a roofline can be drawn for")

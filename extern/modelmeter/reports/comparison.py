@@ -78,6 +78,9 @@ class StageComparison:
     modules : mapping of str to Compared
         By module, everything below it included; a root is the sum of all cells.
     categories : mapping of Category to Compared
+    attributed : float or None
+        The share of the measured time that named calls account for, views included
+        (`modelmeter.measurement.StageMeasurement.attributed`); None when no call was timed.
     rest : Compared
         Views and what runs between calls: the total less the cells.
     """
@@ -89,6 +92,7 @@ class StageComparison:
     cells: Mapping[Cell, Compared] = field(factory=dict[Cell, Compared])
     modules: Mapping[str, Compared] = field(factory=dict[str, Compared])
     categories: Mapping[Category, Compared] = field(factory=dict[Category, Compared])
+    attributed: float | None = None
 
     @cached_property
     def rest(self) -> Compared:
@@ -100,11 +104,6 @@ class StageComparison:
             calls=0,
             spread=None,
         )
-
-    @property
-    def attributed(self) -> float:
-        """The share of the measured time that modules account for."""
-        return 1 - self.rest.measured / self.total.measured
 
 
 def compare(
@@ -211,6 +210,7 @@ def compare_stage(
             for category in Category
             if any(found is category for _, found in compared)
         },
+        attributed=measured.attributed if measured.call_seconds else None,
     )
 
 

@@ -32,7 +32,7 @@ def comparison_sections(measurement: Measurement, comparisons: Sequence[StageCom
         f"Measured on {machine.device} with torch {machine.torch} on {measurement.date}, {measurement.weights} weights."
         " The ratio is predicted over measured time; inside says whether the measured time lies from p10 to p90. The "
         "measured time is the median of N runs, half the range between their quartiles its spread. Attributed is the "
-        "share of it that named modules account for."
+        "share of it that calls of named modules account for, views included."
     )
     yield verdict(comparisons)
     yield table(
@@ -68,7 +68,7 @@ def _stage_row(comparison: StageComparison) -> list[str]:
         {None: "-", True: "yes", False: "no"}[total.covered],
         f"{comparison.runs:,}",
         _percent(total.spread),
-        _percent(comparison.attributed) if comparison.cells else "-",
+        "-" if comparison.attributed is None else _percent(comparison.attributed),
     ]
 
 

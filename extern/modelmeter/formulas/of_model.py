@@ -1,0 +1,182 @@
+"""The formulas of a compiled model: per module and stage, of the module alone or with everything below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import sympy
+from attrs import frozen
+
+from modelmeter.categories import Category
+from modelmeter.dims import Dim, product, total
+from modelmeter.errors import ModelMeterError, UnknownNameError
+from modelmeter.formulas.formula import Formula
+from modelmeter.model import AnalyticModel, Leaf, PeakPoint
+
+QUANTITIES: Mapping[str, str] = {
+    "tensor_core_flops": "FLOPs",
+    "cuda_core_flops": "FLOPs",
+    "bytes": "bytes",
+    "fused_bytes": "bytes",
+    "weight_bytes_read": "bytes",
+}
+"""What an execution costs, with its unit; `modelmeter.model.LeafCost` says what each is."""
+
+
+class UnknownModuleError(UnknownNameError):
+    """A module that the model does not have."""
+
+
+class NoDecoderError(ModelMeterError, ValueError):
+    """A model without a stage that yields one token per document."""
+
+
+@frozen(kw_only=True)
+class ModuleFormulas:
+    """What one execution of a stage costs in a module and everything below it, all instances together."""
+
+    module: str  # id; "" is the whole model
+    class_name: str
+    stage: str
+    calls: int  # of the module in one execution of the stage, all instances together
+    formulas: Mapping[str, Formula]  # by quantity
+    own: Mapping[str, Formula]  # of the operators that the module runs itself
+    assumptions: tuple[str, ...]  # behind what is approximated, each once
+
+
+def module_formulas(
+    model: AnalyticModel, module: str, *, stages: Sequence[str] | None = None
+) -> tuple[ModuleFormulas, ...]:
+    """Return a module's formulas in every stage in which something runs in it.
+
+    Parameters
+    ----------
+    model : AnalyticModel
+        The compiled model.
+    module : str
+        Id of one of its modules, such as "model.layers.[1-11].mlp"; "" is the whole model.
+    stages : sequence of str, optional
+        Only these.
+
+    Raises
+    ------
+    UnknownModuleError
+        When the model has no such module; the message lists those that are near.
+    UnknownStageError
+        When it has no such stage.
+
+    Examples
+    --------
+    The output head multiplies B rows of 1,280 with 129,280 columns, one multiply-add each:
+
+    >>> import modelmeter
+    >>> (head,) = module_formulas(modelmeter.load("deepseek-ocr"), "lm_head", stages=["decode"])
+    >>> head.formulas["tensor_core_flops"].text == f"{2 * 1280 * 129280}*B"
+    True
+    """
+    nodes = {node.id: node for node in model.modules}
+    if module not in nodes:
+        raise UnknownModuleError("module", module, nodes)
+    below = {module} | {node.id for node in model.modules if _is_below(model, node.id, module)}
+    found: list[ModuleFormulas] = []
+    for name in [stage.name for stage in model.stages] if stages is None else stages:
+        stage = model.stage(name)
+        leaves = [leaf for leaf in model.leaves_by_stage[stage.name] if leaf.module in below]
+        if not leaves:
+            continue
+        found.append(
+            ModuleFormulas(
+                module=module,
+                class_name=nodes[module].class_name,
+                stage=stage.name,
+                calls=nodes[module].calls.get(stage.name, 0),
+                formulas=_sums(leaves),
+                own=_sums([leaf for leaf in leaves if leaf.module == module]),
+                assumptions=tuple(dict.fromkeys(leaf.note for leaf in leaves if leaf.note)),
+            )
+        )
+    return tuple(found)
+
+
+def stage_formulas(model: AnalyticModel, stage: str) -> Mapping[str, Formula]:
+    """Return what a stage holds in memory: weights, the KV cache that it leaves behind, and its peak.
+
+    The peak is of activations, KV cache and inputs together, at whichever allocation needs most.
+
+    Raises
+    ------
+    UnknownStageError
+        When the model has no such stage.
+
+    Examples
+    --------
+    Each token leaves 61,440 bytes of keys and values in bf16: 2 * 12 layers * 1,280 elements * 2 bytes.
+
+    >>> import modelmeter
+    >>> stage_formulas(modelmeter.load("deepseek-ocr"), "prefill")["kv_cache_bytes"].text
+    '61440*B*S'
+    """
+    found = model.stage(stage)
+    amounts: dict[str, Dim] = {
+        "weight_bytes": found.weight_bytes,
+        "kv_cache_bytes": found.kv_cache_bytes,
+        "peak_bytes": _largest([_alive(peak) for peak in found.peaks]),
+    }
+    return {name: Formula(quantity=name, unit="bytes", expression=amount) for name, amount in amounts.items()}
+
+
+def active_parameters(model: AnalyticModel) -> int:
+    """Return how many parameters one token of a decode step is multiplied with, the chosen experts' alone.
+
+    A product with M parameters takes 2*M FLOPs for one row, so they are half of the FLOPs of the linear layers.
+
+    Raises
+    ------
+    NoDecoderError
+        When the model has no stage "decode" with a batch B.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> active_parameters(modelmeter.load("deepseek-ocr"))
+    574095360
+    """
+    stage = next((stage for stage in model.stages if stage.name == "decode" and "B" in stage.dims), None)
+    if stage is None:
+        known = ", ".join(stage.name for stage in model.stages)
+        raise NoDecoderError(f"{model.name} has no stage 'decode' with a batch B; its stages are {known}")
+    one = dict.fromkeys(stage.dims, 1)
+    linear = [leaf for leaf in model.leaves_by_stage[stage.name] if leaf.category is Category.LINEAR]
+    return int(sum(leaf.calls * leaf.cost.matmul_flops.at(one) for leaf in linear)) // 2
+
+
+def _is_below(model: AnalyticModel, module: str, ancestor: str) -> bool:
+    parent = model.parents[module]
+    while parent is not None and parent != ancestor:
+        parent = model.parents[parent]
+    return parent == ancestor
+
+
+def _sums(leaves: Iterable[Leaf]) -> Mapping[str, Formula]:
+    leaves = tuple(leaves)
+    return {
+        quantity: Formula(
+            quantity=quantity,
+            unit=unit,
+            expression=total(product((leaf.calls, getattr(leaf.cost, quantity).value)) for leaf in leaves),
+        )
+        for quantity, unit in QUANTITIES.items()
+    }
+
+
+def _alive(peak: PeakPoint) -> Dim:
+    return total((peak.activation_bytes, peak.kv_cache_bytes, peak.input_bytes))
+
+
+def _largest(sizes: Sequence[Dim]) -> Dim:
+    distinct = list(dict.fromkeys(sizes))
+    if len(distinct) < 2:
+        return distinct[0] if distinct else 0
+    # unevaluated: comparing expressions takes sympy seconds, binding them microseconds
+    return cast("sympy.Expr", sympy.Max(*distinct, evaluate=False))
