@@ -113,12 +113,12 @@ def write_again(kind: str) -> str:
     Examples
     --------
     >>> write_again("calibration")
-    'write the calibration again with `dsocr-graph calibrate`'
+    'write the calibration again with `dsocr-graph calibrate --out FILE`'
     """
     return f"write the {kind} again with `dsocr-graph {_COMMANDS[kind]}`"
 
 
-_COMMANDS = {"model": "analyze", "report": "analyze", "calibration": "calibrate", "measurement": "measure"}
+_COMMANDS = {"model": "analyze", "report": "analyze", "calibration": "calibrate --out FILE", "measurement": "measure"}
 
 
 def structure_text(

@@ -11,6 +11,7 @@ import numpy as np
 from attrs import field, frozen
 
 from modelmeter.errors import ModelMeterError
+from modelmeter.gpu_state import GpuState
 from modelmeter.json_text import dump_json, read_bytes, register_plain, structure_text
 from modelmeter.machine import Machine
 from modelmeter.model import Stage
@@ -37,7 +38,10 @@ class StageMeasurement:
         is of the process, all threads; it is empty where a GPU does the work.
     call_seconds : tuple of float
         Of each call of an instrumented run, in the order of the stage's schedule (`modelmeter.model.Stage.schedule`):
-        on a GPU device time, on a CPU the time of the call; the median where there were several such runs. Not scaled.
+        on a CPU the time of the call, on a GPU that of its kernels and what the device waits while the host is in the
+        call; the median where there were several such runs. Not scaled.
+    device_seconds : tuple of float
+        On a GPU, of each call's kernels alone; empty where nothing told them apart.
     beside_seconds : tuple of float
         Of uninstrumented runs that took turns with those whose calls were timed, where the runs that count were made at
         another time: a machine may be faster by then. Of the kind that `seconds` is of; empty: the runs that count.
@@ -50,6 +54,8 @@ class StageMeasurement:
         Kernels started on the device; None where nothing counts them.
     active_experts : mapping of str to float
         Distinct experts that the run touched, by the path of the module with experts.
+    gpu : GpuState or None
+        Of the GPU during the runs that count; None on a CPU, and where the driver's library was not there to ask.
     """
 
     stage: str
@@ -58,11 +64,13 @@ class StageMeasurement:
     wall_seconds: tuple[float, ...]
     cpu_seconds: tuple[float, ...] = ()
     call_seconds: tuple[float, ...] = ()
+    device_seconds: tuple[float, ...] = ()
     beside_seconds: tuple[float, ...] = ()
     peak_bytes: int | None = None
     input_bytes: int = 0
     launches: int | None = None
     active_experts: Mapping[str, float] = field(factory=dict[str, float])
+    gpu: GpuState | None = None
 
     @property
     def seconds(self) -> float:
@@ -84,9 +92,20 @@ class StageMeasurement:
     @property
     def scaled_call_seconds(self) -> tuple[float, ...]:
         """The calls' times as shares of `seconds`: what all of them take together is `attributed` of it."""
+        return tuple(seconds * self._scale for seconds in self.call_seconds)
+
+    @property
+    def scaled_waiting_seconds(self) -> tuple[float, ...]:
+        """What of `scaled_call_seconds` the device waits for the host; nothing where kernels were not told apart."""
+        if not self.device_seconds:
+            return (0.0,) * len(self.call_seconds)
+        both = zip(self.call_seconds, self.device_seconds, strict=True)
+        return tuple(max(0.0, whole - kernels) * self._scale for whole, kernels in both)
+
+    @property
+    def _scale(self) -> float:
         total = float(np.sum(self.call_seconds))
-        scale = self.attributed * self.seconds / total if total else 1.0
-        return tuple(seconds * scale for seconds in self.call_seconds)
+        return self.attributed * self.seconds / total if total else 1.0
 
 
 def expected_peak_bytes(stage: Stage, bindings: Mapping[str, int], input_bytes: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsocr_graph.cli_options import add_machine, add_model, add_points, add_variant
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add_parser(commands: Subparsers) -> None:
         description="Time every operator call that a model makes, one by one, on this machine, and write one file that "
         "`dsocr-graph analyze --calibration FILE` predicts times from.",
     )
-    parser.add_argument("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+    add_model(parser.add_argument)
     variant = parser.add_argument_group("variant")
     variant.add_argument(
         "--mode",
@@ -41,28 +42,15 @@ def add_parser(commands: Subparsers) -> None:
         default=[],
         help="Tiny, Small, Base, Large or Gundam, for the size of the global view; repeatable (default: Gundam)",
     )
-    variant.add_argument("--dtype", default="bf16", help="bf16 or fp32 (default: %(default)s)")
-    variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
-    variant.add_argument(
-        "--moe", default="grouped", help="grouped, or loop: also the published loop over experts (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX (default: %(default)s)")
-    parser.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="threads within an operator (default: %(default)s)"
-    )
+    add_variant(variant.add_argument, dtype="bf16")
+    add_machine(parser.add_argument)
     parser.add_argument(
         "--passes", type=int, default=3, metavar="N", help="how often each call is timed (default: %(default)s)"
     )
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="time for all passes together (default: 15 on a CPU, 10 on a GPU)"
     )
-    parser.add_argument(
-        "--points",
-        action="append",
-        default=[],
-        metavar="STAGE:DIM=SIZE,...",
-        help="time these sizes, such as decode:B=1,T=913, instead of the standard ones; repeatable",
-    )
+    add_points(parser.add_argument, "the standard sizes")
     parser.add_argument(
         "--out",
         type=Path,
@@ -77,7 +65,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.timing.calibrate import calibrate
     from dsocr_graph.timing.machine import this_machine
-    from dsocr_graph.timing.plan import STANDARD_LATTICES, parse_point, standard_points
+    from dsocr_graph.timing.plan import parse_point
+    from dsocr_graph.timing.standard_sizes import STANDARD_LATTICES, standard_points
 
     # What is wrong is said now, not after a minute of compiling.
     machine = this_machine(options.device, threads=options.threads)
@@ -92,6 +81,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         device=options.device,
         threads=options.threads,
         moe=options.moe,
+        row_lattice=machine.kind == "cuda" and not points,
         passes=options.passes,
         minutes=DEFAULT_MINUTES[machine.kind] if options.minutes is None else options.minutes,
         out=out,

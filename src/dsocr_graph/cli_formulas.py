@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import evolve, frozen
+
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
-    from modelmeter.formulas import Formula, ModuleFormulas
+    from modelmeter.formulas import Formula, ModuleFormulas, PeakFormula
     from modelmeter.model import AnalyticModel
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -27,6 +29,11 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
     parser.add_argument("--variant", help="one of its shipped variants (default: the model's)")
     parser.add_argument("--stage", action="append", metavar="STAGE", help="only this stage; repeatable")
+    parser.add_argument(
+        "--quantity",
+        metavar="NAME[,NAME...]",
+        help="only these, such as tensor_core_flops,bytes (default: all that is stated)",
+    )
     parser.add_argument("--own", action="store_true", help="of the operators that the module runs itself, alone")
     parser.add_argument(
         "--sum-over", metavar="DIM", help="sum over n executions, each with one more of this dim, such as T of decode"
@@ -53,7 +60,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         module = model.root.id if options.module is None else options.module
         found = module_formulas(model, module, stages=options.stage)
-        text = _WRITERS[options.format](_by_stage(model, found, own=options.own, sum_over=options.sum_over))
+        stages = _by_stage(model, found, own=options.own, sum_over=options.sum_over)
+        text = _WRITERS[options.format](stages if options.quantity is None else _only(stages, options.quantity))
     if options.out is None:
         print(text, end="")
     else:
@@ -65,29 +73,71 @@ def _run(options: argparse.Namespace) -> int:
 def _page(model: AnalyticModel, options: argparse.Namespace) -> str:
     from modelmeter.formulas.page import formulas_page
 
-    narrowed = [name for name in ("module", "stage", "own", "sum_over") if getattr(options, name)]
+    narrowed = [name for name in ("module", "stage", "quantity", "own", "sum_over") if getattr(options, name)]
     if narrowed:
-        raise OptionError(f"a page is of all modules and stages; leave out {', '.join(narrowed).replace('_', '-')}")
+        raise OptionError(
+            f"a page is of all modules, stages and quantities; leave out {', '.join(narrowed).replace('_', '-')}"
+        )
     variant = "" if options.variant is None else f" --variant {options.variant}"
-    named = "" if options.model == "deepseek-ocr" else f" --model {options.model}"
-    return formulas_page(model, command=f"dsocr-graph formulas{named}{variant} --format page --out {_PAGE_FILE}")
+    other = "" if options.model == "deepseek-ocr" else f" --model {options.model}"
+    return formulas_page(model, command=f"dsocr-graph formulas{other}{variant} --format page --out {_PAGE_FILE}")
 
 
-_Stages = Sequence[tuple["ModuleFormulas", Sequence["Formula"]]]
+@frozen(kw_only=True)
+class _Stated:
+    """What is printed of a module in a stage."""
+
+    found: ModuleFormulas
+    formulas: tuple[Formula, ...]
+    peaks: tuple[PeakFormula, ...] = ()  # of which one decides the stage's peak
 
 
-def _by_stage(model: AnalyticModel, found: Sequence[ModuleFormulas], *, own: bool, sum_over: str | None) -> _Stages:
-    """Return the formulas of each stage; those of the whole model with what the stage holds in memory."""
-    from modelmeter.formulas import stage_formulas
+def _by_stage(
+    model: AnalyticModel, found: Sequence[ModuleFormulas], *, own: bool, sum_over: str | None
+) -> tuple[_Stated, ...]:
+    """Return what is stated in each stage; of the whole model also what the stage holds in memory."""
+    return tuple(
+        _memory_too(model, each, own=own) if sum_over is None else _summed(model, each, sum_over, own=own)
+        for each in found
+    )
 
-    stages: list[tuple[ModuleFormulas, Sequence[Formula]]] = []
-    for each in found:
-        costs = (each.own if own else each.formulas).values()
-        formulas = [*costs] if sum_over is None else [formula.summed(_dim(model, each, sum_over)) for formula in costs]
-        if each.module == model.root.id and not own and sum_over is None:
-            formulas += stage_formulas(model, each.stage).values()
-        stages.append((each, formulas))
-    return stages
+
+def _summed(model: AnalyticModel, found: ModuleFormulas, sum_over: str, *, own: bool) -> _Stated:
+    dim = _dim(model, found, sum_over)
+    costs = found.own if own else found.formulas
+    return _Stated(found=found, formulas=tuple(formula.summed(dim) for formula in costs.values()))
+
+
+def _memory_too(model: AnalyticModel, found: ModuleFormulas, *, own: bool) -> _Stated:
+    from modelmeter.formulas import Formula, peak_formulas, stage_formulas
+
+    size = found.own_parameter_bytes if own else found.parameter_bytes
+    held = Formula(quantity="parameter_bytes", unit="bytes", expression=size)
+    costs = (found.own if own else found.formulas).values()
+    if own or found.module != model.root.id:
+        return _Stated(found=found, formulas=(*costs, held))
+    of_stage = stage_formulas(model, found.stage).values()
+    return _Stated(found=found, formulas=(*costs, held, *of_stage), peaks=peak_formulas(model, found.stage))
+
+
+def _only(stages: Sequence[_Stated], wanted: str) -> tuple[_Stated, ...]:
+    """Return what is stated of some quantities; an error for one that is stated nowhere."""
+    names = wanted.split(",")
+    known = dict.fromkeys(formula.quantity for stage in stages for formula in stage.formulas)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise OptionError(
+            f"nothing is stated here of the quantity {', '.join(map(repr, unknown))}; choose from {', '.join(known)}. "
+            "KV cache and peak are of a whole stage: leave out MODULE, --own and --sum-over"
+        )
+    return tuple(
+        evolve(
+            stage,
+            formulas=tuple(formula for formula in stage.formulas if formula.quantity in names),
+            peaks=stage.peaks if "peak_bytes" in names else (),
+        )
+        for stage in stages
+    )
 
 
 def _dim(model: AnalyticModel, found: ModuleFormulas, name: str) -> str:
@@ -100,46 +150,55 @@ def _dim(model: AnalyticModel, found: ModuleFormulas, name: str) -> str:
     return name
 
 
-def _as_lines(stages: _Stages, form: Callable[[Formula], str]) -> Iterator[str]:
-    for found, formulas in stages:
-        called = f", called {found.calls:,} times" if found.calls else ""  # a list of modules is not called itself
-        yield f"{found.stage}: {found.module or 'the whole model'} ({found.class_name}){called}"
-        width = max(len(formula.quantity) for formula in formulas)
-        for formula in formulas:
-            yield f"  {formula.quantity:{width}} = {form(formula)}  [{formula.unit}]"
-        for assumption in found.assumptions:
-            yield f"  assumed: {assumption}"
+def _as_lines(stages: Sequence[_Stated], form: Callable[[Formula], str]) -> str:
+    return "".join(f"{line}\n" for stage in stages for line in _lines(stage, form))
 
 
-def _to_text(stages: _Stages) -> str:
-    return "".join(f"{line}\n" for line in _as_lines(stages, lambda formula: formula.text))
+def _lines(stated: _Stated, form: Callable[[Formula], str]) -> Iterator[str]:
+    found = stated.found
+    called = f", called {found.calls:,} times" if found.calls else ""  # a list of modules is not called itself
+    yield f"{found.stage}: {found.module or 'the whole model'} ({found.class_name}){called}"
+    width = max(len(formula.quantity) for formula in stated.formulas)
+    for formula in stated.formulas:
+        yield f"  {formula.quantity:{width}} = {form(formula)}  [{formula.unit}]"
+    for peak in stated.peaks:
+        yield f"  peak, if at {peak.at} in {peak.module or 'the model itself'}: {form(peak.alive)}"
+    for assumption in found.assumptions:
+        yield f"  assumed: {assumption}"
 
 
-def _to_latex(stages: _Stages) -> str:
-    return "".join(f"{line}\n" for line in _as_lines(stages, lambda formula: formula.latex))
+def _to_text(stages: Sequence[_Stated]) -> str:
+    return _as_lines(stages, lambda formula: formula.text)
 
 
-def _to_python(stages: _Stages) -> str:
-    functions = [formula.python(f"{found.stage}_{formula.quantity}") for found, items in stages for formula in items]
+def _to_latex(stages: Sequence[_Stated]) -> str:
+    return _as_lines(stages, lambda formula: formula.latex)
+
+
+def _to_python(stages: Sequence[_Stated]) -> str:
+    functions = [
+        formula.python(f"{stage.found.stage}_{formula.quantity}") for stage in stages for formula in stage.formulas
+    ]
     return "\n\n\n".join(functions) + "\n"
 
 
-def _to_json(stages: _Stages) -> str:
+def _to_json(stages: Sequence[_Stated]) -> str:
     document = [
         {
-            "stage": found.stage,
-            "module": found.module,
-            "class": found.class_name,
-            "calls": found.calls,
-            "assumptions": list(found.assumptions),
-            "formulas": [formula.document() for formula in formulas],
+            "stage": stage.found.stage,
+            "module": stage.found.module,
+            "class": stage.found.class_name,
+            "calls": stage.found.calls,
+            "assumptions": list(stage.found.assumptions),
+            "formulas": [formula.document() for formula in stage.formulas],
+            "peaks": [{"at": peak.at, "module": peak.module, "alive": peak.alive.document()} for peak in stage.peaks],
         }
-        for found, formulas in stages
+        for stage in stages
     ]
     return json.dumps(document, indent=1) + "\n"
 
 
-_WRITERS: Mapping[str, Callable[[_Stages], str]] = {
+_WRITERS: Mapping[str, Callable[[Sequence[_Stated]], str]] = {
     "text": _to_text,
     "latex": _to_latex,
     "python": _to_python,

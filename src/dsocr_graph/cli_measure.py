@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from dsocr_graph.cli_options import add_machine, add_model, add_points, add_variant
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -27,28 +28,19 @@ _DEFAULT_MODE = "Gundam"
 def add_parser(commands: Subparsers) -> None:
     """Add the subcommand to those of a command line."""
     parser = commands.add_parser("measure", help="run a real model and time its stages, modules and operators")
-    parser.add_argument("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+    add_model(parser.add_argument)
     what = parser.add_argument_group("what to run (default: the profile dsocr-standard-v1)")
-    what.add_argument(
-        "--points",
-        action="append",
-        default=[],
-        metavar="STAGE:SIZES",
-        help="a stage at some sizes, such as decode:B=1,T=913; repeatable",
-    )
+    add_points(what.add_argument, "pages")
     what.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
     what.add_argument("--batch", type=int, metavar="N", help="equal pages processed together")
     what.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
     what.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
     variant = parser.add_argument_group("variant")
-    variant.add_argument("--dtype", help="bf16 or fp32 (default: the profile's, else bf16)")
-    variant.add_argument("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
-    variant.add_argument("--moe", default="grouped", help="grouped or loop (default: %(default)s)")
+    add_variant(variant.add_argument, dtype=None)
     variant.add_argument("--checkpoint", metavar="DIR", help="weights to use (default: random ones)")
     variant.add_argument("--seed", type=int, default=0, help="of random weights and inputs (default: %(default)s)")
     runs = parser.add_argument_group("runs")
-    runs.add_argument("--device", default="cpu", help="cpu, cuda or cuda:INDEX (default: %(default)s)")
-    runs.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: %(default)s)")
+    add_machine(runs.add_argument)
     runs.add_argument("--repeats", type=int, default=7, metavar="N", help="runs that count (default: %(default)s)")
     runs.add_argument("--warmups", type=int, metavar="N", help="runs before them (default: 1 on a CPU, 3 on a GPU)")
     runs.add_argument("--no-instrument", dest="instrument", action="store_false", help="do not time single calls")

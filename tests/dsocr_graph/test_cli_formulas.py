@@ -25,6 +25,15 @@ def test_the_whole_model_says_what_it_holds(capsys: pytest.CaptureFixture[str]) 
     assert [stage["stage"] for stage in stages] == ["vision_global", "vision_local", "prefill", "decode"]
     cache = next(item for item in stages[2]["formulas"] if item["quantity"] == "kv_cache_bytes")
     assert cache["expression"] == "61440*B*S"
+    assert [(peak["at"], peak["module"]) for peak in stages[2]["peaks"]] == [("aten::argmax", "")]
+
+
+def test_quantities_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two quantities of the whole model, and the allocations that can decide one of them."""
+    assert main(["formulas", "--stage", "vision_local", "--quantity", "peak_bytes,parameter_bytes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" = ")[0].strip() for line in lines if " = " in line] == ["parameter_bytes", "peak_bytes"]
+    assert [line.split(":")[0] for line in lines if "peak, if" in line] == ["  peak, if at aten"] * 2
 
 
 def test_a_decode_summed_over_its_steps_runs_as_python(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +65,7 @@ def test_own_leaves_out_what_is_below(capsys: pytest.CaptureFixture[str]) -> Non
         (["--stage", "decode", "--sum-over", "S"], "stage decode has no dim 'S' to sum over; it has B, T"),
         (["--format", "word"], "format 'word' is not known; choose one of text, latex, python, json, page"),
         (["lm_head", "--format", "page"], "leave out module"),
+        (["lm_head", "--quantity", "bytes,kv_cache_bytes"], "nothing is stated here of the quantity 'kv_cache_bytes'"),
         (["--variant", "huge"], "unknown variant of deepseek-ocr 'huge'"),
         (["--model", "no-model"], "unknown model 'no-model'"),
     ],

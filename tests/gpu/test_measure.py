@@ -1,6 +1,7 @@
 """Measuring on a GPU: the replay is the model there too, and its times are of the device."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from dsocr_graph.models.registry import Variant, model_named
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.timing.bench import Bench
 from dsocr_graph.timing.call_clocks import DeviceClock
-from dsocr_graph.timing.launches import count_launches
+from dsocr_graph.timing.launches import count_launches, count_launches_of_each
 from dsocr_graph.timing.measure import measure
 from dsocr_graph.timing.peak_memory import peak_memory
 from dsocr_graph.timing.plan import Point
 from dsocr_graph.timing.replay import replay
+from dsocr_graph.timing.timed_calls import time_calls
 from dsocr_graph.tracing import capture
 
 pytestmark = pytest.mark.gpu
@@ -92,6 +94,39 @@ def test_long_calls_add_up_to_the_run() -> None:
     assert calls == pytest.approx(begin.elapsed_time(end) * 1e-3, rel=0.05)
 
 
+def test_a_host_bound_stage_is_attributed_to_its_calls() -> None:
+    """1,000 small calls: what they delay the end by is most of the run without instruments; kernels are less of it."""
+    graph, inputs, module = captured_chain(1000, 8)
+    time_calls(graph, module, inputs, {}, device=CUDA, threads=1)
+    times = time_calls(graph, module, inputs, {}, device=CUDA, threads=1)
+    walls: list[float] = []
+    for _ in range(5):
+        given = inputs()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        with torch.no_grad():
+            module(*given)
+        torch.cuda.synchronize()
+        walls.append(time.perf_counter() - begin)
+    assert sum(times.seconds) >= 0.9 * sorted(walls)[2]
+    assert sum(times.device_seconds) < 0.9 * sum(times.seconds)
+
+
+def test_kernels_of_many_runs_are_counted_in_one_session() -> None:
+    """One, two and no kernels; what is made between them belongs to none."""
+
+    def runs() -> Iterator[Callable[[], object]]:
+        for run in (x.exp, lambda: x.exp() + x, lambda: x.view(10, 100)):
+            torch.rand(1000, device=CUDA)
+            yield run
+
+    x = torch.rand(1000, device=CUDA)
+    for run in runs():
+        run()
+    if count_launches(x.exp, CUDA) is not None:  # None without the right to trace
+        assert count_launches_of_each(runs(), CUDA) == (1, 2, 0)
+
+
 def test_kernels_are_counted() -> None:
     """Three elementwise operators are three kernels; a copy by the driver is none."""
 
@@ -115,7 +150,9 @@ def test_a_model_is_measured() -> None:
     assert measured.machine.kind == "cuda"
     assert all(len(stage.wall_seconds) == 7 and stage.warmups == 3 for stage in measured.stages)
     assert all(stage.cpu_seconds == () for stage in measured.stages)
-    assert all(sum(stage.call_seconds) > 0 for stage in measured.stages)
+    assert all(len(stage.device_seconds) == len(stage.call_seconds) for stage in measured.stages)
+    assert all(stage.attributed >= 0.9 for stage in measured.stages)
+    assert all(stage.gpu is None or stage.gpu.least_clock_mhz > 0 for stage in measured.stages)
     assert all(stage.launches is None or stage.launches > 0 for stage in measured.stages)
     assert {count.module for count in measured.miscounted} <= {""}
 

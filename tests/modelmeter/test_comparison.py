@@ -66,12 +66,12 @@ def test_the_whole_stage(toy: ModuleType) -> None:
 
 
 def test_modules_hold_everything_below_them(toy: ModuleType) -> None:
-    """The block is its two products and its two activations; the root is all of them. Views are not among them."""
+    """The block is its two products and its two activations; the model has the views as well; the root is all of it."""
     modules = _compared(toy).modules
     figures = {name: (row.predicted.seconds, row.measured, row.calls) for name, row in modules.items()}
     assert figures == {
-        "": (13.0, 14.0, 6),
-        "model": (9.0, 9.0, 5),
+        "": (14.5, 14.75, 9),
+        "model": (10.5, 9.75, 8),
         BLOCK: (6.0, 6.5, 4),
         UP: (2.0, 2.5, 2),
         ACT: (4.0, 4.0, 2),
@@ -82,21 +82,36 @@ def test_modules_hold_everything_below_them(toy: ModuleType) -> None:
 
 
 def test_categories_and_the_rest_add_up_to_the_stage(toy: ModuleType) -> None:
-    """Products 9 beside 10 s, activations 4 beside 4 s; views and Python 1.5 beside 16 - 14 = 2 s."""
+    """Products 9 beside 10 s, activations 4 beside 4 s, views 1.5 beside 0.75 s; Python between calls 1.25 s."""
     found = _compared(toy)
     figures = {category: (row.predicted.seconds, row.measured) for category, row in found.categories.items()}
-    assert figures == {Category.LINEAR: (9.0, 10.0), Category.ACTIVATION: (4.0, 4.0)}
-    assert (found.rest.predicted.seconds, found.rest.measured) == (1.5, 2.0)
-    assert found.rest.predicted.bound_by == "host"
-    assert (found.rest.predicted.p10, found.rest.predicted.p90) == (pytest.approx(1.5), pytest.approx(1.5))
-    assert found.attributed == 14.75 / 16  # with the views: 0.25 + 0.25 + 0.25 s
+    assert figures == {Category.LINEAR: (9.0, 10.0), Category.ACTIVATION: (4.0, 4.0), Category.HOST: (1.5, 0.75)}
+    assert (found.rest.predicted.seconds, found.rest.measured) == (0.0, 1.25)
+    assert found.attributed == 14.75 / 16 == 1 - found.rest.measured / found.total.measured
+
+
+def test_a_host_that_no_call_contains_is_predicted_between_them(toy: ModuleType) -> None:
+    """Of each cell of work 0.25 s on the host, four cells and 1 s in all: predicted for what runs between calls."""
+
+    class Calling(toy.ToyClock):
+        def times(self, *arguments: object) -> dict[tuple[str, Category], Time]:
+            times = super().times(*arguments)
+            more = Time(host=0.25, draws=np.full(11, 0.25))
+            return {cell: time if cell[1] is Category.HOST else time + more for cell, time in times.items()}
+
+    (found,) = compare(toy.scheduled_toy_model(), _measurement(PREFILL), Calling())
+    assert found.total.predicted.seconds == 15.5
+    assert found.modules[""].predicted.seconds == 14.5
+    assert (found.rest.predicted.seconds, found.rest.predicted.bound_by) == (1.0, "host")
+    assert (found.rest.predicted.p10, found.rest.predicted.p90) == (pytest.approx(1.0), pytest.approx(1.0))
 
 
 def test_calls_slower_under_the_clock_are_scaled_down(toy: ModuleType) -> None:
     """Calls that take 32 s under instrumentation and 16 s without count half; nothing is left between them."""
     total = sum(CALLS)
     found = _compared(toy, evolve(PREFILL, call_seconds=tuple(32 * seconds / total for seconds in CALLS)))
-    assert found.modules[""].measured == pytest.approx(16 * 14 / total)
+    assert found.modules[""].measured == pytest.approx(16)
+    assert found.rest.measured == pytest.approx(0)
     assert found.modules[UP].measured == pytest.approx(16 * 2.5 / total)
 
 
@@ -125,18 +140,38 @@ def test_the_spread_is_between_calls_that_are_alike(toy: ModuleType) -> None:
     assert found.modules[""].spread == pytest.approx(1 / 3)  # of what has one
 
 
-def test_a_device_is_compared_with_the_kernels_alone(toy: ModuleType) -> None:
-    """On a GPU, calls are timed on the device: totals come from one model, kernels from the other."""
+# On a GPU: the kernels of the calls above; views have none, and products wait 0.5 s for the host.
+ON_GPU = evolve(
+    PREFILL, cpu_seconds=(), wall_seconds=(16.0,), device_seconds=(0.0, 0.5, 2.0, 0.0, 1.0, 2.0, 0.0, 2.0, 4.5)
+)
+
+
+def test_what_a_device_waits_is_the_host_of_the_calls_module(toy: ModuleType) -> None:
+    """Up 0.5 and 1.0 s of kernels and 1.0 s of waits; all kernels 12 s, all waits 4 * 0.5 + 3 * 0.25 = 2.75 s."""
+    found = _compared(toy, ON_GPU)
+    assert found.cells[UP, Category.LINEAR].measured == 1.5
+    assert found.cells[UP, Category.HOST].measured == 1.0
+    assert (found.modules[UP].measured, found.modules[UP].calls) == (2.5, 2)
+    assert found.categories[Category.HOST].measured == 2.75
+    assert found.modules[""].measured == 14.75
+    assert found.rest.measured == 1.25
+
+
+def test_kernels_and_host_are_predicted_apart_on_a_gpu(toy: ModuleType) -> None:
+    """Twice the kernels' 13 s and 1.5 s of views are 29 s: what is not kernels is the host of the module, 16 s."""
     slow = toy.ToyClock()
 
     class Waiting(toy.ToyClock):
         def times(self, *arguments: object) -> dict[object, Time]:
             return {key: time * 2 for key, time in slow.times(*arguments).items()}
 
-    (found,) = compare(toy.scheduled_toy_model(), _measurement(PREFILL), Waiting(), kernels=slow)
+    (found,) = compare(toy.scheduled_toy_model(), _measurement(ON_GPU), Waiting(), kernels=slow)
     assert found.total.predicted.seconds == 29.0
-    assert found.modules[""].predicted.seconds == 13.0
-    assert found.rest.predicted.seconds == 16.0
+    assert found.cells[UP, Category.LINEAR].predicted.seconds == 2.0
+    assert found.cells[UP, Category.HOST].predicted.seconds == 2.0
+    assert found.categories[Category.HOST].predicted.seconds == 16.0
+    assert found.modules[""].predicted.seconds == 29.0
+    assert found.rest.predicted.seconds == 0.0
 
 
 def test_an_untimed_run_compares_the_whole_only(toy: ModuleType) -> None:
@@ -200,5 +235,5 @@ def test_cells_and_the_rest_are_the_stage(toy: ModuleType, calls: list[float], w
     assert cells.measured + found.rest.measured == pytest.approx(whole)
     assert cells.predicted.seconds + found.rest.predicted.seconds == pytest.approx(14.5)
     assert found.modules[""].measured == pytest.approx(cells.measured)
-    assert sum(row.calls for row in found.categories.values()) == found.modules[""].calls == 6
-    assert np.all(found.modules[""].predicted.draws == cells.predicted.draws)
+    assert sum(row.calls for row in found.categories.values()) == found.modules[""].calls == 9
+    assert np.allclose(found.modules[""].predicted.draws, cells.predicted.draws)

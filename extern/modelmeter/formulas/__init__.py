@@ -4,9 +4,12 @@ from modelmeter.formulas.formula import STEPS, Formula
 from modelmeter.formulas.of_model import (
     QUANTITIES,
     ModuleFormulas,
+    PeakFormula,
     UnknownModuleError,
     active_parameters,
+    kv_cache_bytes_per_token,
     module_formulas,
+    peak_formulas,
     stage_formulas,
 )
 
@@ -15,8 +18,11 @@ __all__ = [
     "STEPS",
     "Formula",
     "ModuleFormulas",
+    "PeakFormula",
     "UnknownModuleError",
     "active_parameters",
+    "kv_cache_bytes_per_token",
     "module_formulas",
+    "peak_formulas",
     "stage_formulas",
 ]

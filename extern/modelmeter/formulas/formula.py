@@ -13,18 +13,21 @@ from modelmeter.dims import (
     Dim,
     Routing,
     bind,
-    distinct_experts,
     free_dims,
+    parse,
     simplify,
     symbol,
     to_text,
     uniform_routing,
 )
 from modelmeter.errors import DimError
+from modelmeter.formulas.python_source import python_function
 from modelmeter.layers.base import as_dim
 
 STEPS = "n"
 """Name of the dim that counts the executions of a sum, each one dim longer than the one before."""
+
+_READ_BACK = ("quantity", "unit", "expression")
 
 
 @frozen(kw_only=True)
@@ -56,6 +59,30 @@ class Formula:
     quantity: str
     unit: str
     expression: Dim = field(converter=as_dim)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Formula:
+        """Read a formula back from what `document` returns.
+
+        Raises
+        ------
+        DimError
+            When a field is missing, or the expression is none.
+
+        Examples
+        --------
+        >>> formula = Formula(quantity="bytes", unit="bytes", expression=2 * symbol("B"))
+        >>> Formula.from_document(formula.document()) == formula
+        True
+        """
+        missing = [name for name in _READ_BACK if name not in document]
+        if missing:
+            raise DimError(
+                f"a formula in JSON has no {', '.join(missing)}; it needs {', '.join(_READ_BACK)}: write it by "
+                "Formula.document or `dsocr-graph formulas --format json`"
+            )
+        quantity, unit, expression = (str(document[name]) for name in _READ_BACK)
+        return cls(quantity=quantity, unit=unit, expression=parse(expression))
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -105,25 +132,10 @@ class Formula:
         def cache(B: int) -> int:
             return 2*B
         """
-        routed = isinstance(self.expression, sympy.Expr) and self.expression.has(distinct_experts)
-        value = self.text
-        if isinstance(self.factored, sympy.Expr) and "/" in value and not routed:
-            above, below = sympy.fraction(sympy.together(self.factored))
-            value = f"({to_text(above)}) // ({to_text(below)})"  # a count of FLOPs or bytes: it divides without rest
-        for name_here, name_there in _PYTHON_NAMES.items():
-            value = value.replace(f"{name_here}(", f"{name_there}(")
-        arguments = ", ".join(f"{dim}: int" for dim in self.dims)
-        return "\n".join(
-            [
-                f"def {name}({arguments}) -> {'float' if routed else 'int'}:",
-                *(["    import math", ""] if routed or "math." in value else []),
-                *(_UNIFORM_ROUTING if routed else []),
-                f"    return {value}",
-            ]
-        )
+        return python_function(name, self.factored, self.dims)
 
     def document(self) -> dict[str, Any]:
-        """Return the formula in JSON's types; `modelmeter.dims.parse` reads the expression back."""
+        """Return the formula in JSON's types; `from_document` reads it back."""
         return {
             "quantity": self.quantity,
             "unit": self.unit,
@@ -150,14 +162,6 @@ class Formula:
         ('n*(2*T + n - 1)/2', 33)
         """
         return Formula(quantity=self.quantity, unit=self.unit, expression=_sum_of_steps(self.expression, dim))
-
-
-_PYTHON_NAMES: Mapping[str, str] = {"Max": "max", "Min": "min", "ceiling": "math.ceil", "floor": "math.floor"}
-_UNIFORM_ROUTING = [
-    "    def distinct_experts(experts: int, top_k: int, tokens: int) -> float:",
-    "        return experts * -math.expm1(tokens * math.log1p(-top_k / experts))",
-    "",
-]
 
 
 def _sum_of_steps(expression: Dim, dim: str) -> Dim:

@@ -12,9 +12,11 @@ from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
 from modelmeter.errors import ModelMeterError, UnknownNameError
 from modelmeter.formulas.formula import Formula
-from modelmeter.model import AnalyticModel, Leaf, PeakPoint
+from modelmeter.model import AnalyticModel, Leaf, Stage
 
 QUANTITIES: Mapping[str, str] = {
+    "matmul_flops": "FLOPs",
+    "vector_flops": "FLOPs",
     "tensor_core_flops": "FLOPs",
     "cuda_core_flops": "FLOPs",
     "bytes": "bytes",
@@ -23,6 +25,9 @@ QUANTITIES: Mapping[str, str] = {
 }
 """What an execution costs, with its unit; `modelmeter.model.LeafCost` says what each is."""
 
+CACHED_TOKENS = "T"
+"""Name of the dim that grows by one with every decode step."""
+
 
 class UnknownModuleError(UnknownNameError):
     """A module that the model does not have."""
@@ -30,6 +35,15 @@ class UnknownModuleError(UnknownNameError):
 
 class NoDecoderError(ModelMeterError, ValueError):
     """A model without a stage that yields one token per document."""
+
+
+@frozen(kw_only=True)
+class PeakFormula:
+    """What is alive at an allocation that can decide the peak of a stage."""
+
+    at: str  # operator that allocates
+    module: str  # id of the module that runs it
+    alive: Formula  # activations, KV cache and inputs together
 
 
 @frozen(kw_only=True)
@@ -42,6 +56,8 @@ class ModuleFormulas:
     calls: int  # of the module in one execution of the stage, all instances together
     formulas: Mapping[str, Formula]  # by quantity
     own: Mapping[str, Formula]  # of the operators that the module runs itself
+    parameter_bytes: int  # held by the module and everything below it, all instances together, in any stage
+    own_parameter_bytes: int
     assumptions: tuple[str, ...]  # behind what is approximated, each once
 
 
@@ -93,6 +109,8 @@ def module_formulas(
                 calls=nodes[module].calls.get(stage.name, 0),
                 formulas=_sums(leaves),
                 own=_sums([leaf for leaf in leaves if leaf.module == module]),
+                parameter_bytes=sum(nodes[each].parameter_bytes for each in below),
+                own_parameter_bytes=nodes[module].parameter_bytes,
                 assumptions=tuple(dict.fromkeys(leaf.note for leaf in leaves if leaf.note)),
             )
         )
@@ -102,7 +120,7 @@ def module_formulas(
 def stage_formulas(model: AnalyticModel, stage: str) -> Mapping[str, Formula]:
     """Return what a stage holds in memory: weights, the KV cache that it leaves behind, and its peak.
 
-    The peak is of activations, KV cache and inputs together, at whichever allocation needs most.
+    The peak is of activations, KV cache and inputs together, at the allocation of `peak_formulas` that needs most.
 
     Raises
     ------
@@ -121,9 +139,40 @@ def stage_formulas(model: AnalyticModel, stage: str) -> Mapping[str, Formula]:
     amounts: dict[str, Dim] = {
         "weight_bytes": found.weight_bytes,
         "kv_cache_bytes": found.kv_cache_bytes,
-        "peak_bytes": _largest([_alive(peak) for peak in found.peaks]),
+        "peak_bytes": _largest([peak.alive.expression for peak in peak_formulas(model, stage)]),
     }
     return {name: Formula(quantity=name, unit="bytes", expression=amount) for name, amount in amounts.items()}
+
+
+def peak_formulas(model: AnalyticModel, stage: str) -> tuple[PeakFormula, ...]:
+    """Return the allocations of a stage of which one, depending on the sizes, decides its peak memory.
+
+    Raises
+    ------
+    UnknownStageError
+        When the model has no such stage.
+
+    Examples
+    --------
+    A prefill needs most where the first new token is chosen from the logits of all positions:
+
+    >>> import modelmeter
+    >>> (peak,) = peak_formulas(modelmeter.load("deepseek-ocr"), "prefill")
+    >>> peak.at, peak.alive.text
+    ('aten::argmax', 'B*(2560*N + 1095689*S + 8)')
+    """
+    return tuple(
+        PeakFormula(
+            at=peak.at,
+            module=peak.module,
+            alive=Formula(
+                quantity="peak_bytes",
+                unit="bytes",
+                expression=total((peak.activation_bytes, peak.kv_cache_bytes, peak.input_bytes)),
+            ),
+        )
+        for peak in model.stage(stage).peaks
+    )
 
 
 def active_parameters(model: AnalyticModel) -> int:
@@ -134,7 +183,7 @@ def active_parameters(model: AnalyticModel) -> int:
     Raises
     ------
     NoDecoderError
-        When the model has no stage "decode" with a batch B.
+        When the model has no stage "decode" with a batch B and T cached tokens.
 
     Examples
     --------
@@ -142,13 +191,42 @@ def active_parameters(model: AnalyticModel) -> int:
     >>> active_parameters(modelmeter.load("deepseek-ocr"))
     574095360
     """
-    stage = next((stage for stage in model.stages if stage.name == "decode" and "B" in stage.dims), None)
-    if stage is None:
-        known = ", ".join(stage.name for stage in model.stages)
-        raise NoDecoderError(f"{model.name} has no stage 'decode' with a batch B; its stages are {known}")
+    stage = _decode(model)
     one = dict.fromkeys(stage.dims, 1)
     linear = [leaf for leaf in model.leaves_by_stage[stage.name] if leaf.category is Category.LINEAR]
     return int(sum(leaf.calls * leaf.cost.matmul_flops.at(one) for leaf in linear)) // 2
+
+
+def kv_cache_bytes_per_token(model: AnalyticModel) -> int:
+    """Return the bytes of keys and values that each further token of one document adds.
+
+    Raises
+    ------
+    NoDecoderError
+        When the model has no stage "decode" with a batch B and T cached tokens.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> kv_cache_bytes_per_token(modelmeter.load("deepseek-ocr"))
+    61440
+    """
+    stage = _decode(model)
+    before, after = (stage.kv_cache_bytes_at({"B": 1, CACHED_TOKENS: cached}) for cached in (1, 2))
+    return int(after - before)
+
+
+def _decode(model: AnalyticModel) -> Stage:
+    stage = next(
+        (stage for stage in model.stages if stage.name == "decode" and {"B", CACHED_TOKENS} <= {*stage.dims}), None
+    )
+    if stage is None:
+        known = ", ".join(f"{stage.name} ({', '.join(stage.dims) or 'no dims'})" for stage in model.stages)
+        raise NoDecoderError(
+            f"{model.name} has no stage 'decode' with a batch B and T cached tokens; its stages are {known}. Ask a "
+            "model that has a decoder"
+        )
+    return stage
 
 
 def _is_below(model: AnalyticModel, module: str, ancestor: str) -> bool:
@@ -168,10 +246,6 @@ def _sums(leaves: Iterable[Leaf]) -> Mapping[str, Formula]:
         )
         for quantity, unit in QUANTITIES.items()
     }
-
-
-def _alive(peak: PeakPoint) -> Dim:
-    return total((peak.activation_bytes, peak.kv_cache_bytes, peak.input_bytes))
 
 
 def _largest(sizes: Sequence[Dim]) -> Dim:

@@ -14,6 +14,7 @@ import numpy as np
 from attrs import field, frozen
 
 from modelmeter.errors import ModelMeterError
+from modelmeter.gpu_state import GpuState
 from modelmeter.json_text import dump_json, read_bytes, register_plain, structure_text, write_again
 from modelmeter.machine import Machine
 from modelmeter.signature import Signature, signature_from_json, signature_to_json
@@ -156,6 +157,7 @@ class Calibration:
     host: HostCosts
     samples: tuple[Sample, ...]
     sentinels: tuple[Sentinel, ...] = ()
+    gpu: tuple[GpuState, ...] = ()  # of the GPU, one a pass; none on a CPU, or without the driver's library to ask
 
     @property
     def drift(self) -> float:
@@ -224,7 +226,9 @@ def read_calibration(path: str | Path) -> Calibration:
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError) as error:
-            raise CalibrationFileError(f"{path} is cut off or damaged: {error}; {write_again('calibration')}") from error
+            raise CalibrationFileError(
+                f"{path} is cut off or damaged: {error}; {write_again('calibration')}"
+            ) from error
     return calibration_from_json(data, source=str(path))
 
 

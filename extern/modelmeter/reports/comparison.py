@@ -13,15 +13,15 @@ from modelmeter.categories import Category
 from modelmeter.costs import Draws, Time
 from modelmeter.errors import ModelMeterError, UnknownNameError
 from modelmeter.measurement import Measurement, StageMeasurement
-from modelmeter.model import AnalyticModel, Stage
+from modelmeter.model import AnalyticModel, Leaf, Stage
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.workload import StageRun
 
 Cell = tuple[str, Category]
 """A module's id and a category of the calls that it runs itself."""
 
-REST = "views and between calls (Python)"
-"""Label of the measured time that no operator's kernel accounts for, and of the predicted time of the host."""
+REST = "between calls (Python)"
+"""Label of the measured time that no call accounts for, and of the predicted time of the host that no call contains."""
 
 _FEWEST_EQUAL = 4
 """Calls of one leaf from which quartiles say something."""
@@ -74,15 +74,16 @@ class StageComparison:
     runs : int
         Uninstrumented runs behind the total.
     cells : mapping of (module id, category) to Compared
-        What modules run themselves, by category: kernels, or on a CPU calls. Empty when no call was timed.
+        What modules run themselves, by category: kernels, or on a CPU calls. Views, and on a GPU what the device waits
+        while the host is in a call, are the category `HOST` of the module. Empty when no call was timed.
     modules : mapping of str to Compared
         By module, everything below it included; a root is the sum of all cells.
     categories : mapping of Category to Compared
     attributed : float or None
-        The share of the measured time that named calls account for, views included
+        The share of the measured time that the cells account for
         (`modelmeter.measurement.StageMeasurement.attributed`); None when no call was timed.
     rest : Compared
-        Views and what runs between calls: the total less the cells.
+        What runs between calls: the total less the cells.
     """
 
     stage: str
@@ -125,8 +126,9 @@ def compare(
     time_model : TimeModel
         Predicts the stages' totals.
     kernels : TimeModel or None
-        Predicts what calls are compared with, where that differs: on a GPU, calls are measured on the device, so it
-        is the same model without a host (the runtime "cudagraph").
+        Predicts the work of calls, where that differs: on a GPU, where kernels are measured apart from what the device
+        waits for the host, it is the same model without a host (the runtime "cudagraph"). What the device waits is
+        predicted by `time_model`.
     variant : mapping of str to str or None
         What the prediction is of, where that is not the graph's variant: another way to run its experts.
 
@@ -143,7 +145,7 @@ def compare(
             model,
             measured,
             total=_sum(_times(time_model, model, measured).values()),
-            cells=_times(kernels or time_model, model, measured) if measured.call_seconds else {},
+            cells=_cell_times(time_model, kernels, model, measured) if measured.call_seconds else {},
         )
         for measured in measurement.stages
     )
@@ -184,8 +186,8 @@ def compare_stage(
     total : Time
         Predicted, of the stage.
     cells : mapping of (module id, category) to Time
-        Predicted, as `TimeModel.times` gives them. What they spend on the host is left out: measured calls do not
-        contain it, so it belongs to what runs between them.
+        Predicted, as `TimeModel.times` gives them. What cells of operators spend on the host is left out: measured
+        kernels do not contain it. It belongs to the cells of the category `HOST`, or else to what runs between calls.
 
     Raises
     ------
@@ -233,31 +235,37 @@ def sum_compared(rows: Iterable[Compared]) -> Compared:
 def _cells(
     model: AnalyticModel, stage: Stage, measured: StageMeasurement, predicted: Mapping[Cell, Time]
 ) -> dict[Cell, Compared]:
-    """Return predicted and measured work by module and category, in the order of the leaves; views are left out."""
-    leaves = model.leaves_by_stage[stage.name]
+    """Return predicted and measured time by module and category, in the order of the leaves, then the views."""
+    records = (*model.leaves_by_stage[stage.name], *model.free_by_stage[stage.name])
+    waiting = _by_record(model, stage, measured.scaled_waiting_seconds)
     rows: dict[Cell, list[Compared]] = {}
-    for position, seconds in sorted(_by_record(model, stage, measured).items()):
-        if position < len(leaves):
-            leaf = leaves[position]
-            rows.setdefault((leaf.module, leaf.category), []).append(
-                Compared(predicted=Time(), measured=sum(seconds), calls=len(seconds), spread=_spread(seconds))
+    for position, seconds in sorted(_by_record(model, stage, measured.scaled_call_seconds).items()):
+        record, waits = records[position], waiting[position]
+        cell = (record.module, record.category if isinstance(record, Leaf) else Category.HOST)
+        work = [whole - wait for whole, wait in zip(seconds, waits, strict=True)]
+        rows.setdefault(cell, []).append(
+            Compared(predicted=Time(), measured=sum(work), calls=len(work), spread=_spread(work))
+        )
+        if any(waits):
+            rows.setdefault((record.module, Category.HOST), []).append(
+                Compared(predicted=Time(), measured=sum(waits), calls=0, spread=None)
             )
     for cell, time in predicted.items():
-        if cell[1] is not Category.HOST:
-            rows.setdefault(cell, []).append(Compared(predicted=_work(time), measured=0.0, calls=0, spread=None))
+        part = time if cell[1] is Category.HOST else _work(time)
+        rows.setdefault(cell, []).append(Compared(predicted=part, measured=0.0, calls=0, spread=None))
     return {cell: sum_compared(parts) for cell, parts in rows.items()}
 
 
-def _by_record(model: AnalyticModel, stage: Stage, measured: StageMeasurement) -> dict[int, list[float]]:
+def _by_record(model: AnalyticModel, stage: Stage, calls: Sequence[float]) -> dict[int, list[float]]:
     """Return the measured seconds of each call, by the position of its leaf or free call."""
-    if len(measured.call_seconds) != len(stage.schedule):
+    if len(calls) != len(stage.schedule):
         raise MeasurementMismatchError(
-            f"the measurement of stage {stage.name!r} has {len(measured.call_seconds):,} timed calls, the graph of "
+            f"the measurement of stage {stage.name!r} has {len(calls):,} timed calls, the graph of "
             f"{model.name} has {len(stage.schedule):,}: the two were made by different versions of the code or of "
             "torch. Measure again with this one"
         )
     seconds: dict[int, list[float]] = {}
-    for position, time in zip(stage.schedule, measured.scaled_call_seconds, strict=True):
+    for position, time in zip(stage.schedule, calls, strict=True):
         seconds.setdefault(position, []).append(time)
     return seconds
 
@@ -290,6 +298,22 @@ def _inclusive(model: AnalyticModel, cells: Mapping[Cell, Compared]) -> dict[str
 def _times(time_model: TimeModel, model: AnalyticModel, measured: StageMeasurement) -> Mapping[Cell, Time]:
     run = StageRun(stage=_stage(model, measured.stage).name, count=1, bindings=measured.bindings)
     return time_model.times(model, run, Binding(bindings=measured.bindings))
+
+
+def _cell_times(
+    time_model: TimeModel, kernels: TimeModel | None, model: AnalyticModel, measured: StageMeasurement
+) -> Mapping[Cell, Time]:
+    """Return predicted times by module and category; with kernels apart, the host of a module's calls as one cell."""
+    whole = _times(time_model, model, measured)
+    if kernels is None:
+        return whole
+    apart = _times(kernels, model, measured)
+    cells = {cell: _work(time) for cell, time in apart.items() if cell[1] is not Category.HOST}
+    for module in dict.fromkeys(module for module, _ in whole):
+        everything = _sum(time for (found, _), time in whole.items() if found == module)
+        work = _sum(time for (found, _), time in cells.items() if found == module)
+        cells[module, Category.HOST] = _less(everything, work)
+    return cells
 
 
 def _stage(model: AnalyticModel, name: str) -> Stage:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 
+_CPU = torch.device("cpu")
+
 
 class CallClock(Protocol):
     """Tells how long each of some consecutive calls took.
@@ -30,10 +32,18 @@ class CallClock(Protocol):
 
 
 class HostClock:
-    """Time from the beginning of a call to that of the next: CPU time of the process, with several threads wall time.
+    """Time of the host from the beginning of a call to that of the next.
 
-    Other processes cost wall time but no CPU time, so that a shared machine disturbs it little; the CPU times of
-    several threads would add up.
+    On a CPU it is CPU time of the process: other processes cost wall time but no CPU time, so that a shared machine
+    disturbs it little. With several threads, whose CPU times would add up, it is wall time. Beside a GPU it is wall
+    time, too, as a host that waits for its device uses no processor.
+
+    Parameters
+    ----------
+    threads : int
+        Of torch, within an operator.
+    device : torch.device
+        Where the calls run.
 
     Examples
     --------
@@ -44,21 +54,28 @@ class HostClock:
     3
     """
 
-    device = torch.device("cpu")
-
-    def __init__(self, *, threads: int) -> None:
-        self._now = time.process_time_ns if threads == 1 else time.perf_counter_ns
+    def __init__(self, *, threads: int, device: torch.device = _CPU) -> None:
+        self.device = device
+        alone = threads == 1 and device.type == "cpu"
+        self._now = time.process_time_ns if alone else time.perf_counter_ns
         self._marks: list[int] = []  # ns
 
     def begin(self) -> None:
-        """Note the time."""
+        """Note the time; before the first call, wait until the device has nothing to do."""
+        if not self._marks:
+            self._settle()
         self._marks.append(self._now())
 
     def end(self) -> tuple[float, ...]:
-        """Return the seconds of each call."""
+        """Return the seconds of each call; what the device still runs is not waited for in them."""
         marks = [*self._marks, self._now()]
         self._marks = []
+        self._settle()
         return tuple((after - before) * 1e-9 for before, after in pairwise(marks))
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 _LEAD = 32  # calls that the device has to be behind the host
@@ -119,14 +136,3 @@ class DeviceClock:
         torch.cuda.synchronize(self.device)
         windows = sorted(before.elapsed_time(after) for before, after in pairwise(events))
         return windows[len(windows) // 2] * 1e-3
-
-
-def call_clock(device: torch.device | str, *, threads: int) -> CallClock:
-    """Return the clock for calls on a device.
-
-    Examples
-    --------
-    >>> type(call_clock("cpu", threads=1)).__name__
-    'HostClock'
-    """
-    return HostClock(threads=threads) if torch.device(device).type == "cpu" else DeviceClock(device)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from attrs import asdict, define, evolve, field
 
 from dsocr_graph.errors import JournalError, OutputError
+from modelmeter.gpu_state import GpuState
 from modelmeter.machine import Machine
 from modelmeter.predict.calibration import HostCosts, Peaks, Sentinel
 
@@ -25,6 +26,7 @@ class Findings:
     peaks: Peaks | None = None
     host: HostCosts | None = None
     sentinels: list[Sentinel] = field(factory=list[Sentinel])
+    gpu: list[GpuState] = field(factory=list[GpuState])
 
     @property
     def passes(self) -> int:
@@ -117,6 +119,11 @@ class Journal:
         self.findings.sentinels.append(kept)
         self._append({"sentinel": asdict(kept)})
 
+    def add_gpu(self, state: GpuState) -> None:
+        """Keep the state of the GPU during a pass, or during the part of it that this process timed."""
+        self.findings.gpu.append(state)
+        self._append({"gpu": asdict(state)})
+
     def remove(self) -> None:
         """Take the file away, once what it says is kept elsewhere."""
         if self._path is not None:
@@ -173,6 +180,8 @@ class Journal:
                 self.findings.launches[document["call"]] = int(document["launches"])
             elif "sentinel" in document:
                 self.findings.sentinels.append(Sentinel(**document["sentinel"]))
+            elif "gpu" in document:
+                self.findings.gpu.append(GpuState(**document["gpu"]))
             elif "peaks" in document:
                 self.findings.peaks = Peaks(**document["peaks"])
             else:

@@ -9,9 +9,10 @@ from pathlib import Path
 from dsocr_graph.errors import OptionError
 from dsocr_graph.models.deepseek_ocr.config import MoEImplementation
 from dsocr_graph.models.registry import Variant, model_named
-from dsocr_graph.timing.bench import REPEATS, Bench, runnable_of
+from dsocr_graph.timing.bench import REPEATS, Bench
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point
+from dsocr_graph.timing.runner import runnable_of
 from dsocr_graph.workloads.modes import mode_named
 from modelmeter import units
 from modelmeter.measurement import Measurement, StageMeasurement

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dsocr_graph.errors import MeasurementMemoryError
+from dsocr_graph.timing.cgroup import cgroup_available_bytes
 from modelmeter import units
 
 _MEMINFO = Path("/proc/meminfo")
@@ -17,6 +18,8 @@ _CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"  # torch's CPU allocator raises a pla
 
 def available_bytes(device: torch.device) -> int | None:
     """Return the memory that a device has left for tensors, or None where the system does not tell.
+
+    On a CPU it is what the machine has, or what the limit of a container leaves of it.
 
     Examples
     --------
@@ -27,6 +30,11 @@ def available_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    known = (_machine_available_bytes(), cgroup_available_bytes())
+    return min((available for available in known if available is not None), default=None)
+
+
+def _machine_available_bytes() -> int | None:
     if not _MEMINFO.is_file():
         return None
     fields = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())

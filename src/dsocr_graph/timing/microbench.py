@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from attrs import frozen
 
 from dsocr_graph.timing.aten import overload_of
 from dsocr_graph.timing.clocks import Clock, Run
-from dsocr_graph.timing.launches import count_launches
+from dsocr_graph.timing.launches import count_launches, count_launches_of_each
 from dsocr_graph.timing.memory_limits import memory_explained
 from dsocr_graph.timing.operands import OperandMaker
 from dsocr_graph.timing.plan import PlannedCall
@@ -77,8 +79,8 @@ class Microbench:
             return _settled(self.clock, run)
 
     @torch.inference_mode()
-    def launches(self, call: PlannedCall) -> int:
-        """Return how many kernels one execution starts on the device; 0 on a CPU.
+    def launches(self, calls: Sequence[PlannedCall]) -> tuple[int, ...]:
+        """Return how many kernels one execution of each call starts on the device; 0 on a CPU.
 
         Raises
         ------
@@ -86,11 +88,19 @@ class Microbench:
             As `seconds`.
         """
         if self.device.type == "cpu":
-            return 0
-        with self._explained(call):
-            run = self._run(call)
-            run(1)
-            return count_launches(lambda: run(1), self.device) or 0
+            return (0,) * len(calls)
+        together = count_launches_of_each(self._each_once(calls), self.device)
+        if together is not None:
+            return together
+        return tuple(count_launches(run, self.device) or 0 for run in self._each_once(calls))
+
+    def _each_once(self, calls: Sequence[PlannedCall]) -> Iterator[Callable[[], None]]:
+        """Yield one execution of each call, after another one: a first may load kernels and choose among them."""
+        for call in calls:
+            with self._explained(call):
+                run = self._run(call)
+                run(1)
+                yield partial(run, 1)
 
     def _run(self, call: PlannedCall) -> Run:
         overload = overload_of(call.signature.op, call.signature.overload)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 
 from attrs import field, frozen
 
 from dsocr_graph.errors import PlanError
-from dsocr_graph.workloads.tiling import GRIDS
+from dsocr_graph.timing.row_lattice import at_more_rows
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, Leaf
 from modelmeter.predict.calibrated import MOE_FORMS
 from modelmeter.predict.calibration import CalibratedModel, sample_key
 from modelmeter.predict.expert_loop import GROUPED, Routed, calls_in_loop, loop_work, routing_sizes, spread_evenly
+from modelmeter.predict.sites import site_of
 from modelmeter.signature import Signature
 
 Bindings = Mapping[str, int]
-Lattice = tuple[Bindings, ...]
-"""Sizes of some dims that go together, such as batch and prompt."""
 
 
 @frozen(kw_only=True)
@@ -80,7 +79,9 @@ class Plan:
         return tuple(sorted({tensor.dtype.value for tensor in tensors if tensor.dtype.is_floating}))
 
 
-def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: str = "grouped") -> Plan:
+def plan_calls(
+    models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: str = "grouped", row_lattice: bool = False
+) -> Plan:
     """Return the distinct calls of some models at some points.
 
     A grouped product of experts is planned for several numbers of active experts, since routing decides which it gets.
@@ -92,6 +93,9 @@ def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: 
     moe : str
         "grouped", or "loop" to plan the calls of the published loop over experts as well, with rows spread over as many
         as are expected.
+    row_lattice : bool
+        Also plan every product whose rows vary at the numbers of rows of `dsocr_graph.timing.row_lattice.ROWS`: on a
+        GPU its time has steps between the points.
 
     Raises
     ------
@@ -110,6 +114,8 @@ def plan_calls(models: Sequence[tuple[AnalyticModel, Sequence[Point]]], *, moe: 
                 calls.setdefault(call.key, call)
             for call in _loop_calls(model, leaves, point) if moe == "loop" else ():
                 calls.setdefault(call.key, call)
+    if row_lattice:
+        calls |= {call.key: call for call in _more_rows(models, calls.values())}
     if not calls:
         raise PlanError("nothing to calibrate: no model has a point; give at least one, such as decode:B=1,T=913")
     return Plan(
@@ -151,6 +157,29 @@ def _loop_calls(model: AnalyticModel, leaves: Sequence[Leaf], point: Point) -> I
             work = loop_work(signature)
             origin = f"the loop of {leaf.module} in {point.text}"
             yield PlannedCall(signature=signature, conditions={}, flops=work.flops, bytes=work.bytes, origin=origin)
+
+
+def _more_rows(
+    models: Sequence[tuple[AnalyticModel, Sequence[Point]]], planned: Collection[PlannedCall]
+) -> Iterator[PlannedCall]:
+    """Yield the products of the models at the lattice of rows, those left out that are planned already."""
+    taken = {site_of(call.signature, call.conditions) for call in planned}
+    for model, points in models:
+        # Layouts show where no axis is 1: at the largest sizes of each stage.
+        largest = {point.stage: point for point in sorted(points, key=lambda point: math.prod(point.bindings.values()))}
+        for stage, point in largest.items():
+            for leaf in model.leaves_by_stage[stage]:
+                for signature in at_more_rows(_signature(model, leaf), point.bindings):
+                    site, work = site_of(signature, {}), loop_work(signature)
+                    if site not in taken:
+                        taken.add(site)
+                        yield PlannedCall(
+                            signature=signature,
+                            conditions={},
+                            flops=work.flops,
+                            bytes=work.bytes,
+                            origin=f"{leaf.module or 'the model'} in {stage} with {site.axes[0]} rows",
+                        )
 
 
 def _signature(model: AnalyticModel, leaf: Leaf) -> Signature:
@@ -236,93 +265,3 @@ def parse_point(text: str) -> Point:
     return Point(
         stage=stage.strip(), bindings={name: int(size) for name, (_, _, size) in zip(names, pairs, strict=True)}
     )
-
-
-def standard_points(model: AnalyticModel, lattices: Sequence[Lattice]) -> tuple[Point, ...]:
-    """Return the points that a calibration of a model is planned for.
-
-    A stage without dims runs as it is; another takes the sizes of the first lattice that has all of its dims.
-
-    Parameters
-    ----------
-    model : AnalyticModel
-        The compiled model.
-    lattices : sequence of Lattice
-        Such as those of `STANDARD_LATTICES`.
-
-    Raises
-    ------
-    PlanError
-        When no lattice has the dims of a stage.
-    """
-    points: list[Point] = []
-    for stage in model.stages:
-        lattice = next((each for each in lattices if set(stage.dims) <= each[0].keys()), None)
-        if lattice is None:
-            known = "; ".join(", ".join(each[0]) for each in lattices)
-            raise PlanError(
-                f"stage {stage.name!r} of {model.name} has the dims {', '.join(stage.dims)}, for which there are no "
-                f"standard sizes (there are for {known}); give its points one by one, such as --points "
-                f"{stage.name}:{','.join(f'{name}=SIZE' for name in stage.dims)}"
-            )
-        # Sizes that differ in dims of other stages only are one point of this one.
-        distinct = {tuple((name, sizes[name]) for name in stage.dims): None for sizes in lattice}
-        points += [Point(stage=stage.name, bindings=dict(sizes)) for sizes in distinct]
-    return tuple(points)
-
-
-# --- the standard sizes
-
-_TEXT_TOKENS = 10  # of a prompt beside its image, as in the standard workload
-_SMALL_BATCHES = (1, 2, 3, 4, 6, 8)
-_CACHED_TOKENS = (64, 110, 188, 322, 553, 948, 1626, 2788, 4779, 8191)  # every x1.71
-_SHORT_PROMPTS = (64, 76, 91, 108, 128, 153, 182, 217, 258, 307, 365)  # every x1.19
-_LONG_PROMPTS = (434, 517, 615, 732, 871, 1037, 1234, 1468)  # every x1.19; 1,283 tokens are the longest page
-
-
-def _crops(counts: Sequence[int]) -> Lattice:
-    """Every grid of some numbers of crops."""
-    return tuple({"V": columns * rows, "H": rows} for columns, rows in GRIDS if columns * rows in counts)
-
-
-def _prompts(prompts: Sequence[tuple[int, int]]) -> Lattice:
-    """Batches and lengths, with an image in each prompt."""
-    return tuple({"B": batch, "S": length, "N": length - _TEXT_TOKENS} for batch, length in prompts)
-
-
-def _steps(batches: Sequence[int], most_cached: int) -> Lattice:
-    """Batches with cached tokens, as long as the cache of the batch is not too large."""
-    return tuple(
-        {"B": batch, "T": cached} for batch in batches for cached in _CACHED_TOKENS if batch * cached <= most_cached
-    )
-
-
-STANDARD_LATTICES: Mapping[str, tuple[Lattice, ...]] = MappingProxyType(
-    {
-        # A third of the time goes into the output head, 0.3 GFLOP per position: few large prompts. What costs hardly
-        # anything, the grids of crops and the steps of decode, is as dense as on a GPU.
-        "cpu": (
-            _crops((2, 6, 9)),
-            _prompts(
-                [
-                    *((1, length) for length in (*_SHORT_PROMPTS, 517, 732, 1037, 1300)),
-                    *((2, length) for length in (64, 217)),
-                    *((4, length) for length in (64, 128)),
-                    (8, 64),
-                ]
-            ),
-            _steps((*_SMALL_BATCHES, 12, 16, 24, 32), 2**16),
-        ),
-        "cuda": (
-            _crops(range(2, 10)),
-            _prompts(
-                [
-                    *((1, length) for length in (*_SHORT_PROMPTS, *_LONG_PROMPTS)),
-                    *((batch, length) for batch in (2, 4, 8) for length in (64, 128, 258, 517)),
-                ]
-            ),
-            _steps((*_SMALL_BATCHES, 12, 16, 24, 32), 2**18),
-        ),
-    }
-)
-"""Sizes by the kind of machine; interpolation in between is linear in the logarithms."""

@@ -14,6 +14,7 @@ from attrs import evolve
 import modelmeter
 from dsocr_graph.emit.prediction_files import compare_measured, executions, prediction_artefacts
 from dsocr_graph.emit.trace import Lane
+from modelmeter.categories import Category
 from modelmeter.devices import load_device
 from modelmeter.evaluate import evaluate
 from modelmeter.machine import Machine
@@ -90,7 +91,7 @@ def test_stages_stand_beside_their_measurement(files: dict[str, str]) -> None:
         "yes",
         "4",
         "1.6%",
-        "87.5%",
+        "92.2%",  # 14.75 of 16 s
     ]
     # quartiles of 6, 7, 8 are 6.5 and 7.5: half of 1 s over 7 s
     assert rows[2] == ["decode", "B=2 T=5", "8.00 s", "4.80 s to 11.2 s", "7.00 s", "1.143", "yes", "3", "7.1%", "-"]
@@ -107,10 +108,11 @@ def test_miscounted_calls_are_shown(files: dict[str, str]) -> None:
 
 
 def test_parts_of_a_stage_stand_beside_theirs(files: dict[str, str]) -> None:
-    """By category with the rest, and by module; a stage without timed calls has no such tables."""
+    """By category with views and the rest, and by module; a stage without timed calls has no such tables."""
     rows = _rows(_section(files["report.md"], "prefill at B=2 S=5"))
     assert ["linear", "9.00 s", "5.40 s to 12.6 s", "10.0 s", "0.900", "4", "-"] in rows
-    assert [REST, "1.50 s", "1.50 s to 1.50 s", "2.00 s", "0.750", "-", "-"] in rows
+    assert ["host", "1.50 s", "1.50 s to 1.50 s", "750 ms", "2.000", "3", "-"] in rows
+    assert [REST, "0 s", "0 s to 0 s", "1.25 s", "0.000", "-", "-"] in rows
     assert ["`lm_head`", "4.00 s", "2.40 s to 5.60 s", "5.00 s", "0.800", "1", "-"] in rows
     assert "decode at B=2 T=5" not in files["report.md"]
 
@@ -119,9 +121,9 @@ def test_comparison_csv_has_every_part(files: dict[str, str]) -> None:
     """A row per stage, module, category and cell, and one for the rest; cells and the rest add up to the stage."""
     rows = list(csv.DictReader(io.StringIO(files["comparison.csv"])))
     parts = [row["part"] for row in rows if row["stage"] == "prefill"]
-    assert [parts.count(part) for part in ("stage", "module", "category", "cell", "rest")] == [1, 7, 2, 4, 1]
+    assert [parts.count(part) for part in ("stage", "module", "category", "cell", "rest")] == [1, 7, 3, 5, 1]
     for column in ("predicted [s]", "measured [s]"):
-        found = {part: sum(float(row[column]) for row in rows[:15] if row["part"] == part) for part in set(parts)}
+        found = {part: sum(float(row[column]) for row in rows[:17] if row["part"] == part) for part in set(parts)}
         assert found["cell"] + found["rest"] == pytest.approx(found["stage"])
     head = next(row for row in rows if row["part"] == "module" and row["module"] == "lm_head")
     assert (head["predicted/measured"], head["N"], head["spread"]) == ("0.8", "1", "")
@@ -165,7 +167,7 @@ def test_lanes_are_those_that_there_are(
 
 
 def test_a_gpu_is_compared_kernel_by_kernel() -> None:
-    """Kernels of 10 us on a host of 20 us a call: calls are compared with their kernels, the host with the rest."""
+    """Kernels of 10 us on a host of 20 us a call: kernels beside kernels, and beside the host what a device waits."""
     model = modelmeter.load("deepseek-ocr")
     sizes = {"B": 1, "T": 8}
     (stage,) = [stage for stage in model.stages if stage.name == "decode"]
@@ -192,21 +194,28 @@ def test_a_gpu_is_compared_kernel_by_kernel() -> None:
         host=HostCosts(classes={**dict.fromkeys(HOST_CLASSES, 20e-6), "module": 0.0}),
         samples=tuple(samples.values()),
     )
+    kernel_seconds = tuple(10e-6 if position < len(leaves) else 0.0 for position in stage.schedule)
     measured = StageMeasurement(
         stage="decode",
         bindings=sizes,
         warmups=1,
         wall_seconds=(0.1,),
-        call_seconds=tuple(10e-6 if position < len(leaves) else 0.0 for position in stage.schedule),
+        call_seconds=(20e-6,) * len(stage.schedule),
+        device_seconds=kernel_seconds,
     )
     (found,) = compare_measured(model, Calibrated(calibration=calibration), evolve(measurement, stages=(measured,)))
     kernels, views = sum(leaf.calls for leaf in leaves), sum(free.calls for free in model.free_by_stage["decode"])
-    assert found.modules[""].predicted.seconds == pytest.approx(kernels * 10e-6)
-    assert found.modules[""].ratio == pytest.approx(1.0)
+    work = [row for category, row in found.categories.items() if category is not Category.HOST]
+    assert sum(row.predicted.seconds for row in work) == pytest.approx(kernels * 10e-6)
+    assert sum(row.measured for row in work) == pytest.approx(kernels * 10e-6)
     # the last kernel runs when the host is done with all calls
-    assert found.total.predicted.seconds == pytest.approx((kernels + views) * 20e-6 + 10e-6)
-    assert found.rest.predicted.seconds == pytest.approx((kernels + views) * 20e-6 - (kernels - 1) * 10e-6)
-    assert found.rest.measured == pytest.approx(0.1 - kernels * 10e-6)
+    whole = (kernels + views) * 20e-6 + 10e-6
+    assert found.total.predicted.seconds == pytest.approx(whole)
+    assert found.modules[""].predicted.seconds == pytest.approx(whole)
+    host = found.categories[Category.HOST]
+    assert host.predicted.seconds == pytest.approx(whole - kernels * 10e-6)
+    assert host.measured == pytest.approx((kernels + 2 * views) * 10e-6)
+    assert found.rest.measured == pytest.approx(0.1 - (kernels + views) * 20e-6)
 
 
 def test_a_roofline_adds_nothing(toy: ModuleType) -> None:

@@ -3,8 +3,9 @@
 import argparse
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from dsocr_graph.errors import (
 )
 from dsocr_graph.lowering import lower
 from dsocr_graph.scopes import group_by_module
-from dsocr_graph.timing import calibrate as calibrate_module
-from dsocr_graph.timing.calibrate import Calibrator, calibrate
+from dsocr_graph.timing import calibrator as calibrator_module
+from dsocr_graph.timing.calibrate import calibrate
+from dsocr_graph.timing.calibrator import Calibrator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.microbench import Microbench
+from dsocr_graph.timing.nvml import Reading
 from dsocr_graph.timing.plan import Plan, PlannedCall, Point
 from modelmeter.dtypes import DType
 from modelmeter.model import AnalyticModel
@@ -76,11 +79,11 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> Timed:
             return {"gemm": 0.01, "copy": 0.02}
 
     timed = Timed()
-    monkeypatch.setattr(calibrate_module, "measure_peaks", lambda *_: PEAKS)
-    monkeypatch.setattr(calibrate_module, "measure_host_costs", lambda _: HostCosts(classes={"view": 1e-6}))
-    monkeypatch.setattr(calibrate_module, "Sentinels", Still)
-    monkeypatch.setattr(calibrate_module, "cold_bytes", lambda *_: 4096)
-    monkeypatch.setattr(calibrate_module, "CpuClock", lambda **_: None)
+    monkeypatch.setattr(calibrator_module, "measure_peaks", lambda *_: PEAKS)
+    monkeypatch.setattr(calibrator_module, "measure_host_costs", lambda _: HostCosts(classes={"view": 1e-6}))
+    monkeypatch.setattr(calibrator_module, "Sentinels", Still)
+    monkeypatch.setattr(calibrator_module, "cold_bytes", lambda *_: 4096)
+    monkeypatch.setattr(calibrator_module, "CpuClock", lambda **_: None)
     monkeypatch.setattr(Microbench, "seconds", timed.seconds)
     return timed
 
@@ -257,6 +260,41 @@ def test_a_damaged_journal_is_refused_with_the_line(timed: Timed, tmp_path: Path
         Calibrator(PLAN, machine=MACHINE, journal=journal)
 
 
+def test_the_state_of_a_gpu_is_kept_for_every_pass(
+    timed: Timed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,500 and 1,600 MHz at 300 W, in two processes: both are in the calibration."""
+    journal = tmp_path / "c.json.partial"
+    for clock in (1500.0, 1600.0):
+        reading = Reading(clock_mhz=clock, power_watts=300.0)
+        monkeypatch.setattr(calibrator_module, "gpu_reader", lambda _, reading=reading: lambda: reading)
+        calibrator = Calibrator(PLAN, machine=MACHINE, journal=journal)
+        calibrator.run_pass()
+    states = calibrator.calibration().gpu
+    assert [state.median_clock_mhz for state in states] == [1500.0, 1600.0]
+    assert all(state.most_power_watts == 300.0 and state.samples >= 1 for state in states)
+
+
+def test_launches_are_counted_once_and_many_together(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 calls in sessions of 5, 5 and 2, in the order of the pass; the second pass counts nothing."""
+    sessions: list[list[float]] = []
+
+    def launches(calls: Sequence[PlannedCall]) -> tuple[int, ...]:
+        sessions.append([call.flops for call in calls])
+        return tuple(10 * int(call.flops) for call in calls)
+
+    monkeypatch.setattr(Microbench, "launches", lambda _, calls: launches(calls))
+    monkeypatch.setattr(calibrator_module, "_COUNTED_TOGETHER", 5)
+    calibrator = Calibrator(PLAN, machine=MACHINE)
+    calibrator.run_pass()
+    assert list(map(len, sessions)) == [5, 5, 2]
+    assert [flops for session in sessions for flops in session] == timed.elements
+    calibrator.run_pass()
+    assert not any(sessions[3:])
+    # exp_call(n) has n FLOPs
+    assert [sample.launches for sample in calibrator.calibration().samples] == [10 * n for n in range(1, 13)]
+
+
 # --- files
 
 
@@ -323,7 +361,9 @@ def test_a_file_that_cannot_be_written_in_the_end_leaves_the_journal(
 
 def test_a_plan_that_does_not_fit_its_time_is_refused(timed: Timed, tmp_path: Path, model: AnalyticModel) -> None:
     """Half a second for some forty calls; the message says how long it takes and how to narrow it."""
-    with pytest.raises(PlanError, match=r"once would take about \d+ s, 0 s are left.*--minutes 1, or plan less: .*--p"):
+    with pytest.raises(
+        PlanError, match=r"once would take about \S+ m?s, \S+ ms are left .*--minutes 1, or plan less: .*--p"
+    ):
         calibrate([(model, POINTS)], minutes=0.2 / 60, out=tmp_path / "c.json")
     assert timed.elements == []
 
@@ -337,16 +377,17 @@ def test_passes_end_when_the_next_one_would_not_fit(
     said: list[str] = []
     calibration = calibrate([(model, POINTS)], passes=3, minutes=10, out=tmp_path / "c.json", progress=said.append)
     assert {len(sample.seconds) for sample in calibration.samples} == {1}
-    assert any("another pass would take 60 min 0 s" in message for message in said)
+    assert any("another pass would take 3600 s" in message for message in said)
 
 
 def test_progress_tells_the_time_left(timed: Timed, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a report after every call: so many of all, and how long the rest will take."""
-    monkeypatch.setattr(calibrate_module, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(calibrator_module, "_REPORT_EVERY", 0.0)
     said: list[str] = []
     Calibrator(PLAN, machine=MACHINE, progress=said.append).run_pass()
     reports = [message for message in said if message.startswith("pass 1: ")]
-    assert "pass 1: 11 of 12 calls, about 0 s left" in reports
+    assert len(reports) == 11
+    assert re.fullmatch(r"pass 1: 11 of 12 calls, about \S+ \S*s left", reports[-1])
 
 
 def test_a_call_that_memory_cannot_hold_is_refused_before_it_ends_the_process(timed: Timed) -> None:

@@ -99,7 +99,7 @@ def test_several_threads_are_timed_by_the_wall(tiny: Tiny) -> None:
 def test_another_page_size_shares_the_weights(bench: Bench, tiny: Tiny) -> None:
     """The global view of 128 pixels has 2 * 3 + 1 tokens; no second model is built."""
     smaller = bench.at(attrs.evolve(tiny.variant, base_size=128))
-    assert smaller._model is bench._model
+    assert smaller._runner.model is bench._runner.model
     assert smaller.run(Point(stage="vision_global", bindings={})).cpu > 0
     with pytest.raises(OptionError, match=r"differs from .* in more than the page size; build another bench"):
         bench.at(Variant(base_size=128, dtype="bf16", attention="sdpa"))
@@ -109,7 +109,7 @@ def test_a_graph_of_other_calls_is_refused(bench: Bench, analytic: AnalyticModel
     """Times that do not match the compiled model's schedule would be attributed to wrong modules."""
     (stage,) = analytic.stages
     shorter = attrs.evolve(analytic, stages=(attrs.evolve(stage, schedule=stage.schedule[1:]),))
-    bench._analytic = shorter
+    bench._runner = bench._runner.at(bench._runner.variant, analytic=shorter)
     count = len(stage.schedule)
     with pytest.raises(
         ReplayError, match=rf"decode has {count - 1} calls in the compiled model and {count} as captured"

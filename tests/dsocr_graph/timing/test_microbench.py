@@ -113,7 +113,7 @@ def test_nothing_is_launched_on_a_cpu() -> None:
     """Launches are kernels of a GPU."""
     call = exp_call(4)
     bench = Microbench(operands=operands_of(call), clock=ScriptedClock(iter([])), device=CPU)
-    assert bench.launches(call) == 0
+    assert bench.launches([call, call]) == (0, 0)
 
 
 def test_memory_that_runs_out_names_the_call_and_what_to_leave_out() -> None:

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 import modelmeter
 from dsocr_graph.errors import PlanError
-from dsocr_graph.timing.plan import (
-    STANDARD_LATTICES,
-    Point,
-    active_counts,
-    check_point,
-    parse_point,
-    plan_calls,
-    standard_points,
-)
+from dsocr_graph.timing.plan import Point, active_counts, check_point, parse_point, plan_calls
+from dsocr_graph.timing.row_lattice import ROWS
 from modelmeter.model import AnalyticModel
 
 
@@ -138,50 +131,7 @@ def test_a_model_without_signatures_is_refused(model: AnalyticModel) -> None:
         plan_calls([(bare, [decode(B=1, T=5)])])
 
 
-# --- the standard sizes
-
-
-def test_standard_points_fit_their_model(model: AnalyticModel) -> None:
-    """Every stage has points, each with exactly the dims of the stage."""
-    for lattices in STANDARD_LATTICES.values():
-        points = standard_points(model, lattices)
-        assert {point.stage for point in points} == {stage.name for stage in model.stages}
-        for point in points:
-            check_point(model, point)
-
-
-def test_a_stage_with_fewer_dims_takes_the_sizes_once(model: AnalyticModel) -> None:
-    """A decode without cached tokens has one point per batch size."""
-    stages = tuple(evolve(stage, dims=("B",)) if stage.name == "decode" else stage for stage in model.stages)
-    points = standard_points(
-        evolve(model, stages=stages),
-        [({"B": 1, "T": 5}, {"B": 1, "T": 6}, {"B": 2, "T": 5}), *STANDARD_LATTICES["cpu"]],
-    )
-    decodes = [point.bindings for point in points if point.stage == "decode"]
-    assert decodes == [{"B": 1}, {"B": 2}]
-
-
-def test_a_dim_without_standard_sizes_is_an_error_that_shows_the_way_out(model: AnalyticModel) -> None:
-    """Another model's dims have to be given by hand."""
-    stages = tuple(evolve(stage, dims=("B", "Q")) if stage.name == "decode" else stage for stage in model.stages)
-    with pytest.raises(PlanError, match=r"dims B, Q, for which.*--points decode:B=SIZE,Q=SIZE"):
-        standard_points(evolve(model, stages=stages), STANDARD_LATTICES["cpu"])
-
-
-def test_the_standard_plan_of_a_cpu_fits_fifteen_minutes_three_times(model: AnalyticModel) -> None:
-    """At 23 GFLOP/s and 10 GB/s, as fp32 runs on two old cores; 25 ms a call for what is short."""
-    plan = plan_calls([(model, standard_points(model, STANDARD_LATTICES["cpu"]))])
-    # The shipped model is bf16, with half the bytes.
-    seconds = sum(0.025 + max(call.flops / 23e9, 2 * call.bytes / 10e9) for call in plan.calls)
-    assert 3 * seconds < 15 * 60
-
-
-def test_the_standard_sizes_cover_the_pages_that_occur() -> None:
-    """Nine crops in a row and the global view are 990 + 273 image tokens and 10 of text; 2 to 9 crops."""
-    for crops, prompts, _ in STANDARD_LATTICES.values():
-        lengths = [sizes["S"] for sizes in prompts if sizes["B"] == 1]
-        assert max(lengths) >= 990 + 273 + 10
-        assert {sizes["V"] for sizes in crops} >= {2, 6, 9}
+# --- experts one by one
 
 
 def test_the_loop_over_experts_is_planned_when_asked_for(model: AnalyticModel) -> None:
@@ -198,3 +148,51 @@ def test_an_unknown_form_of_experts_is_refused(model: AnalyticModel) -> None:
     """The message has the forms there are."""
     with pytest.raises(PlanError, match="moe 'dense' is not known; choose one of grouped, loop"):
         plan_calls([(model, [decode(B=1, T=5)])], moe="dense")
+
+
+# --- more rows
+
+
+def rows_of_head(model: AnalyticModel, points: list[Point]) -> list[int]:
+    """Return the numbers of rows that the output head is planned at with the lattice, in order."""
+    plan = plan_calls([(model, points)], row_lattice=True)
+    heads = [call for call in plan.calls if "weight=bf16[129280,1280]w" in call.key and "linear" in call.key]
+    return sorted(call.signature.tensor("input").elements // 1280 for call in heads)
+
+
+def test_products_are_planned_at_the_lattice_of_rows(model: AnalyticModel) -> None:
+    """From one row to 4,096, and the 5 of the point; 16 rows of the point of 16 are not planned twice."""
+    assert rows_of_head(model, [decode(B=5, T=64), decode(B=16, T=64)]) == sorted([*ROWS, 5])
+
+
+def test_only_products_whose_rows_vary_are_added(model: AnalyticModel) -> None:
+    """The global view has products of 256 rows whatever is asked for; a decode step has 7 of other shapes each."""
+    vision = Point(stage="vision_global", bindings={})
+    plain, more = (plan_calls([(model, [vision, decode(B=2, T=64)])], row_lattice=on) for on in (False, True))
+    added = [call.signature for call in more.calls[len(plain.calls) :]]
+    assert {signature.op for signature in added} == {"aten::linear"}
+    weights = {signature.tensor("weight").text for signature in added}
+    # Queries and outputs, the dense layer, the router (cast to fp32), the shared experts, the head.
+    assert weights == {
+        "bf16[1280,1280]w",
+        *("bf16[6848,1280]w", "bf16[1280,6848]w"),
+        "fp32[64,1280]",
+        *("bf16[1792,1280]w", "bf16[1280,1792]w"),
+        "bf16[129280,1280]w",
+    }
+    assert len(added) == 7 * (len(ROWS) - 1)  # 2 rows are there already
+
+
+def test_work_at_more_rows_is_that_of_the_product(model: AnalyticModel) -> None:
+    """The head of 3 rows: 2*3*1280*129280 FLOPs; weight, x and y in bf16."""
+    plan = plan_calls([(model, [decode(B=2, T=64)])], row_lattice=True)
+    (call,) = [call for call in plan.calls if "input=bf16[1,3,1280], weight=bf16[129280,1280]w" in call.key]
+    assert call.flops == 2 * 3 * 1280 * 129280
+    assert call.bytes == 2 * (129280 * 1280 + 3 * 1280 + 3 * 129280)
+    assert call.origin == "lm_head in decode with 3 rows"
+
+
+def test_a_lattice_is_another_plan(model: AnalyticModel) -> None:
+    """A calibration without it cannot go on as one with it."""
+    plain, more = (plan_calls([(model, [decode(B=2, T=64)])], row_lattice=on) for on in (False, True))
+    assert plain.identity != more.identity
