@@ -41,6 +41,8 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.cli_calibrate": 4,
     "dsocr_graph.cli_formulas": 4,
     "dsocr_graph.cli_measure": 4,
+    "dsocr_graph.cli_options": 4,
+    "dsocr_graph.cli_plan": 4,
     "dsocr_graph.cli": 5,
     "dsocr_graph.analyze": 6,
     "dsocr_graph.__main__": 7,
@@ -66,6 +68,7 @@ MODELMETER_LEVELS: dict[str, int] = {
     "modelmeter.predict": 4,
     "modelmeter.reports": 5,
     "modelmeter.registry": 6,
+    "modelmeter.capacity": 6,
 }
 
 

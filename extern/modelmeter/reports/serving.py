@@ -68,7 +68,18 @@ def serving_of(report: Report) -> tuple[Serving, ...]:
     >>> [serving.name for serving in serving_of(modelmeter.evaluate.evaluate(model, workload, device=device))]
     ['page', 'all']
     """
-    items = [item for item in report.items if _is_served(item)]
+    return serving_of_items(report.items)
+
+
+def serving_of_items(items: Iterable[ItemReport]) -> tuple[Serving, ...]:
+    """Return the serving figures of each page, then those of all; of a page, its times by stage are read alone.
+
+    Examples
+    --------
+    >>> serving_of_items([])
+    ()
+    """
+    items = [item for item in items if _is_served(item)]
     if not items:
         return ()
     total = _sum(_time(item) for item in items)

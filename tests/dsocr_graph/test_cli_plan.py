@@ -1,0 +1,158 @@
+"""The subcommand `plan`: devices for a target, whether a batch fits, and questions that have no answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsocr_graph import cli_plan
+from dsocr_graph.errors import OptionError
+from dsocr_graph.workloads import WorkloadError
+from dsocr_graph.workloads.errors import ContextTooLongError, UnknownModeError
+from modelmeter.capacity import USABLE, CapacityError, DoesNotFitError, MissingPriceError, NothingMeetsTargetsError
+from modelmeter.errors import UnknownDeviceError, UnknownNameError
+
+Ask = Callable[..., list[str]]
+
+
+def _options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli_plan.add_parser(parser.add_subparsers(required=True))
+    return parser.parse_args(["plan", *words])
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Return a function that runs `plan` on short pages and gives back the lines that it prints."""
+
+    def run(*words: str) -> list[str]:
+        options = _options("--mode", "Tiny", "--new-tokens", "20", *words)
+        assert options.run(options) == 0
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_a_plan_is_a_table_with_its_assumptions(ask: Ask) -> None:
+    """One row per device, the fewest devices first, then what it rests on."""
+    lines = ask("--pages-per-day", "1e7", "--device", "l4,h200", "--batch", "1,8")
+    assert lines[0] == "4 candidates meet the targets, 0 do not; the best batch of each device, fewest devices first"
+    assert lines[1].split()[:3] == ["devices", "device", "batch"]
+    assert [line.split()[1] for line in lines[2:4]] == ["h200", "l4"]
+    assert lines[4] == "assumptions"
+    assert "a bound that no run reaches" in lines[5]
+    assert any(line.startswith("  reserve: 0.9 of each device's memory") for line in lines)
+
+
+def test_prices_rank_by_cost(ask: Ask) -> None:
+    """The H200 has 4.8/0.3 = 16 times the bandwidth of the L4, at a hundred times the price here."""
+    words = ("--pages-per-day", "1e7", "--device", "l4,h200", "--batch", "8")
+    lines = ask(*words, "--price", "L4=0.1,h200=10", "--currency", "EUR")
+    assert [line.split()[1] for line in lines[2:4]] == ["l4", "h200"]
+    assert lines[-1] == "  prices: EUR per device hour, as given; idle time is paid for"
+
+
+def test_a_file_has_every_candidate(ask: Ask, tmp_path: Path) -> None:
+    """Rows are in base units, the rejected last; 4096 pages of 83 tokens and more have 20 GB of keys and values."""
+    target = tmp_path / "plan.json"
+    lines = ask("--pages-per-day", "1e6", "--device", "l4", "--batch", "1,4096", "--continuous", "--json", str(target))
+    assert lines[-1] == str(target)
+    first, last = json.loads(target.read_text())["candidates"]
+    assert (first["batch"], first["meets_targets"], first["continuous"]) == (1, True, True)
+    assert first["seconds_per_page"]["seconds"] == pytest.approx(86_400 / first["pages_per_day_per_device"])
+    assert (last["batch"], last["meets_targets"], last["devices"]) == (4096, False, None)
+    assert last["decided_by"].startswith("memory ")
+    assert last["peak_bytes"] > last["usable_bytes"] == int(0.9 * 24 * 2**30)
+
+
+def test_a_batch_that_does_not_fit(ask: Ask) -> None:
+    """Logits of 64 prompts of 921 tokens and more are 30 GB in fp32 and do not fit 24 GiB; the message says so."""
+    lines = ask("--fits", "--device", "l4", "--batch", "64", "--mode", "Gundam")
+    assert lines[0].startswith("l4 at batch 64: DOES NOT FIT, ")
+    stages = ["vision_global", "vision_local", "prefill", "decode", "load"]
+    assert [line.split()[0] for line in lines[1:7]] == ["stage", *stages]
+    assert "decided by stage prefill at aten::argmax" in lines[7]
+    assert lines[8].startswith("  largest tensors alive then: activation clone ")
+    assert lines[9].startswith("l4: largest batch that fits is ")
+    assert " it needs " in lines[9]
+
+
+def test_without_a_batch_the_largest_that_fits_is_shown(ask: Ask, tmp_path: Path) -> None:
+    """The same table, at that batch; one more has no room."""
+    target = tmp_path / "fits.json"
+    largest = int(ask("--fits", "--device", "l4", "--json", str(target))[0].split()[3].rstrip(":"))
+    (row,) = json.loads(target.read_text())["fits"]
+    assert (row["largest_batch"], row["fits"]) == (largest, True)
+    assert ask("--fits", "--device", "l4", "--batch", str(largest))[0].split()[4] == "fits,"
+    assert "DOES NOT FIT" in ask("--fits", "--device", "l4", "--batch", str(largest + 1))[0]
+
+
+def test_no_torch_is_imported() -> None:
+    """A plan comes from shipped data."""
+    code = (
+        "import argparse, sys\n"
+        "from dsocr_graph import cli_plan\n"
+        "parser = argparse.ArgumentParser()\n"
+        "cli_plan.add_parser(parser.add_subparsers())\n"
+        "options = parser.parse_args('plan --pages-per-day 1 --device l4 --batch 1 --new-tokens 2'.split())\n"
+        "options.run(options)\n"
+        "print({'torch', 'transformers', 'networkx'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_usable_fraction_is_that_of_the_library() -> None:
+    """The option's default is the library's, which importing at start-up would slow down."""
+    assert _options().usable == USABLE
+
+
+PLAN = ("--pages-per-day", "1000", "--device", "l4", "--batch", "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ((), OptionError, "give --pages-per-day N, or ask about memory with --fits"),
+        (("--fits", "--device", "l4", "--ttft", "2"), OptionError, "--ttft about more; leave one of them out"),
+        (("--pages-per-day", "0"), CapacityError, "target pages_per_day in pages is 0.0"),
+        ((*PLAN, "--ttft", "-1"), CapacityError, "target ttft in seconds is -1.0"),
+        ((*PLAN, "--batch", "0"), CapacityError, "batch is 0; expected a whole number from 1 up"),
+        ((*PLAN, "--batch", "many"), OptionError, "batch is 'many'; write whole numbers"),
+        ((*PLAN, "--batch", "5000"), WorkloadError, "batch is 5,000; expected a whole number from 1 to 4,096"),
+        ((*PLAN, "--device", "h201"), UnknownDeviceError, "unknown device 'h201'"),
+        ((*PLAN, "--price", "h200=3"), MissingPriceError, "device 'l4' has no price; there is one for h200"),
+        ((*PLAN, "--price", "l4"), OptionError, "price 'l4' has no amount"),
+        ((*PLAN, "--price", "l4=0"), CapacityError, "price of an hour of l4 is 0.0"),
+        ((*PLAN, "--ttft", "1e-9"), NothingMeetsTargetsError, "TTFT"),
+        ((*PLAN, "--new-tokens", "8193"), WorkloadError, "expected a whole number from 1 to 8,192"),
+        ((*PLAN, "--new-tokens", "8192"), ContextTooLongError, "over the model's 8,192 positions"),
+        ((*PLAN, "--mode", "Huge"), UnknownModeError, "no mode 'Huge'"),
+        ((*PLAN, "--model", "gpt2"), UnknownNameError, "unknown model 'gpt2'"),
+        ((*PLAN, "--usable", "0"), CapacityError, "usable is 0.0; expected a fraction"),
+        ((*PLAN, "--efficiency", "0.5", "--runtime", "engine"), OptionError, "--runtime chooses other times"),
+        ((*PLAN, "--workload", "x", "--image", "a.png"), OptionError, "not from both; leave one out"),
+        (("--fits", "--device", "l4", "--usable", "0.1"), DoesNotFitError, "one request does not fit NVIDIA L4"),
+    ],
+)
+def test_a_question_without_an_answer_is_an_error(
+    ask: Ask, words: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    """Each message names the limit or the known alternatives."""
+    with pytest.raises(error) as caught:
+        ask(*words)
+    assert message in str(caught.value)
+
+
+def test_a_profile_in_another_type_is_an_error(ask: Ask, tmp_path: Path) -> None:
+    """The shipped models are in bf16."""
+    profile = tmp_path / "pages.toml"
+    profile.write_text('dtype = "fp32"\npages = [{ name = "page", width = 640, height = 480 }]\n')
+    with pytest.raises(OptionError, match="the shipped model in bf16"):
+        ask(*PLAN, "--workload", str(profile))
