@@ -24,13 +24,20 @@ class DType(Enum):
     INT32 = "int32"
     INT16 = "int16"
     INT8 = "int8"
+    INT4 = "int4"
     UINT8 = "uint8"
     BOOL = "bool"
 
     @property
+    def bits(self) -> int:
+        """Bits per element."""
+        return _BITS[self]
+
+    @property
     def itemsize(self) -> int:
-        """Bytes per element."""
-        return _ITEMSIZE[self]
+        """Bytes per element; a type whose elements share bytes has none, only `bits`."""
+        assert self.bits % 8 == 0, f"an element of {self.value} is no whole number of bytes; reckon in bits"
+        return self.bits // 8
 
     @property
     def is_floating(self) -> bool:
@@ -43,18 +50,19 @@ class DType(Enum):
         return self in _TENSOR_CORE
 
 
-_ITEMSIZE = {
-    DType.FP64: 8,
-    DType.FP32: 4,
-    DType.BF16: 2,
-    DType.FP16: 2,
-    DType.FP8_E4M3: 1,
-    DType.FP8_E5M2: 1,
-    DType.INT64: 8,
-    DType.INT32: 4,
-    DType.INT16: 2,
-    DType.INT8: 1,
-    DType.UINT8: 1,
-    DType.BOOL: 1,
+_BITS = {
+    DType.FP64: 64,
+    DType.FP32: 32,
+    DType.BF16: 16,
+    DType.FP16: 16,
+    DType.FP8_E4M3: 8,
+    DType.FP8_E5M2: 8,
+    DType.INT64: 64,
+    DType.INT32: 32,
+    DType.INT16: 16,
+    DType.INT8: 8,
+    DType.INT4: 4,
+    DType.UINT8: 8,
+    DType.BOOL: 8,
 }
 _TENSOR_CORE = frozenset({DType.BF16, DType.FP16, DType.FP8_E4M3, DType.FP8_E5M2, DType.INT8})

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+import attrs
 import cattrs
 import sympy
 
@@ -314,9 +315,19 @@ def _layer_converter() -> cattrs.Converter:
         lambda kind: kind is BaseLayer, lambda document, _: _structure_layer(converter, document)
     )
     converter.register_unstructure_hook_func(
-        lambda kind: kind is BaseLayer, lambda layer: {"type": type(layer).__name__, **converter.unstructure(layer)}
+        lambda kind: kind is BaseLayer, lambda layer: _unstructure_layer(converter, layer)
     )
     return converter
+
+
+def _unstructure_layer(converter: cattrs.Converter, layer: BaseLayer) -> dict[str, Any]:
+    """Write a layer; the fields that a what-if alone sets are left out where it has not: captured models lack them."""
+    fields: dict[str, Any] = converter.unstructure(layer)
+    unset = {item.name for item in attrs.fields(type(layer)) if item.metadata.get("not_captured")}
+    return {
+        "type": type(layer).__name__,
+        **{name: value for name, value in fields.items() if name not in unset or value is not None},
+    }
 
 
 def _structure_layer(converter: cattrs.Converter, document: object) -> BaseLayer:

@@ -12,7 +12,7 @@ from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, simplify, total
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim
 from modelmeter.layers.pointwise_flops import flops_per_element
 
 
@@ -52,7 +52,9 @@ class ScaledDotProductAttention(BaseLayer):
     mask : Operand or None
         The mask as stored.
     dtype : DType
-        Type of q, k, v and o.
+        Type of q, k, v and o, and of the products.
+    kv_dtype : DType or None
+        Type in which k and v are read; `dtype` when None.
 
     Examples
     --------
@@ -76,6 +78,7 @@ class ScaledDotProductAttention(BaseLayer):
     causal: bool
     mask: Operand | None = None
     dtype: DType
+    kv_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def matmul_flops(self) -> Dim:
         """2*B*H*Sq*Sk*(D + Dv), causal or not. Unit: FLOPs."""
@@ -129,11 +132,21 @@ class ScaledDotProductAttention(BaseLayer):
     def _scores(self) -> Dim:
         return product((self.batch, self.heads, self.query_length, self.key_length))
 
-    def _inputs(self) -> tuple[Operand, ...]:
+    def _inputs(self) -> tuple[Operand, Operand, Operand]:
         query = product((self.batch, self.heads, self.query_length, self.head_dim))
         key = product((self.batch, self.kv_heads, self.key_length, self.head_dim))
         value = product((self.batch, self.kv_heads, self.key_length, self.value_head_dim))
-        return tuple(Operand(elements=elements, dtype=self.dtype) for elements in (query, key, value))
+        cached = self.kv_dtype or self.dtype
+        return (
+            Operand(elements=query, dtype=self.dtype),
+            Operand(elements=key, dtype=cached),
+            Operand(elements=value, dtype=cached),
+        )
+
+    def kv_operands(self) -> tuple[Operand, Operand]:
+        """Return the keys and the values that are read."""
+        _, key, value = self._inputs()
+        return key, value
 
     def _result(self) -> Operand:
         elements = product((self.batch, self.heads, self.query_length, self.value_head_dim))

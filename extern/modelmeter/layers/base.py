@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import ClassVar, Self, TypeVar, cast
 
 import attrs
@@ -15,6 +16,9 @@ from modelmeter.categories import Category
 from modelmeter.dims import Dim, Routing, bind, free_dims, product, simplify, total, uniform_routing
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError, UnboundDimError
+
+NOT_CAPTURED: Mapping[str, bool] = MappingProxyType({"not_captured": True})
+"""Metadata of a field that only a what-if sets; a layer is stored without it where it is None."""
 
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 
@@ -39,6 +43,20 @@ def as_dim(value: Dim) -> Dim:
     if not isinstance(dim, int | float) or isinstance(dim, bool) or not math.isfinite(dim) or dim < 0:
         raise DimError(f"{value!r} is no dim: use a number of at least 0, or an expression in dims")
     return dim
+
+
+def bytes_of(elements: Dim, dtype: DType) -> Dim:
+    """Return the bytes that elements of a type take, exactly: those of int4 take half a byte each.
+
+    Examples
+    --------
+    >>> from modelmeter.dims import symbol, to_text
+    >>> bytes_of(10, DType.INT4), to_text(bytes_of(symbol("B"), DType.INT4)), bytes_of(10, DType.BF16)
+    (5, 'B/2', 20)
+    """
+    if dtype.bits % 8 == 0:
+        return product((elements, dtype.itemsize))
+    return simplify(sympy.Mul(sympy.sympify(elements), sympy.Rational(dtype.bits, 8)))
 
 
 @frozen(kw_only=True)
@@ -67,7 +85,7 @@ class Operand:
     @property
     def bytes(self) -> Dim:
         """Bytes of the touched elements."""
-        return product((self.elements, self.dtype.itemsize))
+        return bytes_of(self.elements, self.dtype)
 
 
 @frozen(kw_only=True)

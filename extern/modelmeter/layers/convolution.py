@@ -12,7 +12,7 @@ from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, simplify, total
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
-from modelmeter.layers.base import BaseLayer, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Traffic, as_dim
 
 
 def _divides_channels(layer: _Convolution, attribute: attrs.Attribute[Dim], groups: Dim) -> None:
@@ -36,6 +36,7 @@ class _Convolution(BaseLayer):
     groups: Dim = field(default=1, converter=as_dim, validator=_divides_channels)
     bias: bool
     dtype: DType
+    parameter_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     @abstractmethod
     def _in_positions(self) -> Dim:
@@ -60,7 +61,7 @@ class _Convolution(BaseLayer):
     def weight_bytes(self) -> Dim:
         """Bytes of the filters and the bias."""
         bias = self.out_channels if self.bias else 0
-        return product((total((self._filter_elements(), bias)), self.dtype.itemsize))
+        return product((total((self._filter_elements(), bias)), (self.parameter_dtype or self.dtype).itemsize))
 
     def traffic(self) -> Traffic:
         """Input, filters and bias read once, output written once."""
@@ -79,7 +80,7 @@ class _Convolution(BaseLayer):
         forward = self.traffic()
         kernels = 3 if self.bias else 2
         return Traffic(
-            weights_read=product((self._filter_elements(), self.dtype.itemsize)),
+            weights_read=product((self._filter_elements(), (self.parameter_dtype or self.dtype).itemsize)),
             activations_read=total((forward.activations_read, product((kernels, forward.written)))),
             written=total((forward.activations_read, self.weight_bytes())),
         )
@@ -114,6 +115,8 @@ class Conv2d(_Convolution):
         Whether a bias [out_channels] is added.
     dtype : DType
         Type of all tensors.
+    parameter_dtype : DType or None
+        Type of the filters and the bias; `dtype` when None.
 
     Examples
     --------
@@ -164,6 +167,8 @@ class Conv1d(_Convolution):
         Whether a bias [out_channels] is added.
     dtype : DType
         Type of all tensors.
+    parameter_dtype : DType or None
+        Type of the filters and the bias; `dtype` when None.
 
     Examples
     --------

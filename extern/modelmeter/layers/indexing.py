@@ -9,7 +9,7 @@ from attrs import field, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
 from modelmeter.dtypes import DType
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim
 from modelmeter.layers.gradients import differentiable, movement_gradient
 
 
@@ -32,6 +32,8 @@ class Embedding(BaseLayer):
         Rows of the table.
     index_dtype, dtype : DType
         Types of the indices, and of the table and y.
+    parameter_dtype : DType or None
+        Type of the table; `dtype` when None.
 
     Examples
     --------
@@ -47,15 +49,16 @@ class Embedding(BaseLayer):
     vocabulary: Dim = field(converter=as_dim)
     index_dtype: DType
     dtype: DType
+    parameter_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def weight_bytes(self) -> Dim:
         """Bytes of the table."""
-        return product((self.vocabulary, self.width, self.dtype.itemsize))
+        return product((self.vocabulary, self.width, (self.parameter_dtype or self.dtype).itemsize))
 
     def traffic(self) -> Traffic:
         """Indices and one row per index read, y written."""
         return Traffic(
-            weights_read=self._moved(),
+            weights_read=product((self.rows, self.width, (self.parameter_dtype or self.dtype).itemsize)),
             activations_read=product((self.rows, self.index_dtype.itemsize)),
             written=self._moved(),
         )

@@ -9,7 +9,8 @@ from attrs import field, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, settle, total
 from modelmeter.dtypes import DType
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim, bytes_of
+from modelmeter.layers.weight_format import WeightFormat, stored_as
 
 
 @frozen(kw_only=True)
@@ -30,7 +31,11 @@ class Linear(BaseLayer):
     bias : bool
         Whether b is there.
     dtype : DType
-        Type of x, w, b and y.
+        Type of x, w, b and y, and of the products.
+    weights : WeightFormat or None
+        How w and b are stored; in `dtype` when None.
+    out_dtype : DType or None
+        Type of y; `dtype` when None.
 
     Examples
     --------
@@ -46,6 +51,8 @@ class Linear(BaseLayer):
     out_features: Dim = field(converter=as_dim)  # elements
     bias: bool
     dtype: DType
+    weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
+    out_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def matmul_flops(self) -> Dim:
         """2*rows*in*out. Unit: FLOPs."""
@@ -57,14 +64,15 @@ class Linear(BaseLayer):
 
     def weight_bytes(self) -> Dim:
         """Bytes of w and b."""
-        return product((self._weight_elements(), self.dtype.itemsize))
+        bias = bytes_of(self.out_features, stored_as(self.weights, self.dtype).other_dtype) if self.bias else 0
+        return total((self._matrix_bytes(), bias))
 
     def traffic(self) -> Traffic:
         """x, w and b read once, y written once."""
         return Traffic(
             weights_read=self.weight_bytes(),
             activations_read=product((self.rows, self.in_features, self.dtype.itemsize)),
-            written=product((self.rows, self.out_features, self.dtype.itemsize)),
+            written=product((self.rows, self.out_features, (self.out_dtype or self.dtype).itemsize)),
         )
 
     def backward_vector_flops(self) -> Dim:
@@ -76,14 +84,13 @@ class Linear(BaseLayer):
         forward = self.traffic()
         kernels = 3 if self.bias else 2
         return Traffic(
-            weights_read=product((self.in_features, self.out_features, self.dtype.itemsize)),
+            weights_read=self._matrix_bytes(),
             activations_read=total((forward.activations_read, product((kernels, forward.written)))),
             written=total((forward.activations_read, self.weight_bytes())),
         )
 
-    def _weight_elements(self) -> Dim:
-        weight = product((self.in_features, self.out_features))
-        return total((weight, self.out_features)) if self.bias else weight
+    def _matrix_bytes(self) -> Dim:
+        return stored_as(self.weights, self.dtype).matrix_bytes(rows=self.out_features, width=self.in_features)
 
 
 @frozen(kw_only=True)
@@ -107,7 +114,11 @@ class GroupedLinear(BaseLayer):
         Experts that have rows; often ``distinct_experts(E, k, tokens)``. An expression without dims counts as
         bound under uniform routing until `at` binds it under another.
     dtype : DType
-        Type of x, w and y.
+        Type of x, w and y, and of the products.
+    weights : WeightFormat or None
+        How w is stored; in `dtype` when None.
+    out_dtype : DType or None
+        Type of y; `dtype` when None.
 
     Examples
     --------
@@ -126,6 +137,8 @@ class GroupedLinear(BaseLayer):
     experts: Dim = field(converter=as_dim)
     active_experts: Dim = field(converter=as_dim)
     dtype: DType
+    weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
+    out_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def matmul_flops(self) -> Dim:
         """2*rows*in*out. Unit: FLOPs."""
@@ -154,13 +167,13 @@ class GroupedLinear(BaseLayer):
         )
 
     def _expert_bytes(self) -> Dim:
-        return product((self.in_features, self.out_features, self.dtype.itemsize))
+        return stored_as(self.weights, self.dtype).matrix_bytes(rows=self.out_features, width=self.in_features)
 
     def _input_bytes(self) -> Dim:
         return product((self.rows, self.in_features, self.dtype.itemsize))
 
     def _output_bytes(self) -> Dim:
-        return product((self.rows, self.out_features, self.dtype.itemsize))
+        return product((self.rows, self.out_features, (self.out_dtype or self.dtype).itemsize))
 
     def _offsets(self) -> Operand:
         return Operand(elements=self.experts, dtype=DType.INT32)

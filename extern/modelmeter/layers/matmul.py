@@ -9,7 +9,7 @@ from attrs import converters, field, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
 from modelmeter.dtypes import DType
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim
 
 
 @frozen(kw_only=True)
@@ -24,7 +24,7 @@ class Matmul(BaseLayer):
     batch, m, k, n : Dim
         Products, rows of the left, columns of the left and columns of the right operand.
     dtype : DType
-        Type of the operands.
+        Type of the operands, and of the products.
     left_elements, right_elements : Dim or None
         Elements stored, where an operand is broadcast over the batch; ``batch*m*k`` and ``batch*k*n`` when
         None.
@@ -32,6 +32,8 @@ class Matmul(BaseLayer):
         Whether an operand is a parameter.
     out_dtype : DType or None
         Type of the product; that of the operands when None.
+    left_dtype, right_dtype : DType or None
+        Type in which an operand is stored; `dtype` when None.
 
     Examples
     --------
@@ -54,6 +56,8 @@ class Matmul(BaseLayer):
     left_weight: bool = False
     right_weight: bool = False
     out_dtype: DType | None = None
+    left_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
+    right_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def matmul_flops(self) -> Dim:
         """2*batch*m*k*n. Unit: FLOPs."""
@@ -65,7 +69,7 @@ class Matmul(BaseLayer):
 
     def traffic(self) -> Traffic:
         """Both operands read as stored, the product written."""
-        return Traffic.from_operands((self._left(), self._right()), (self._out(),))
+        return Traffic.from_operands((self._left(), self.right_operand()), (self._out(),))
 
     def backward_traffic(self) -> Traffic:
         """Each operand's gradient reads the other operand and the product's; it is written as stored."""
@@ -78,11 +82,12 @@ class Matmul(BaseLayer):
 
     def _left(self) -> Operand:
         elements = product((self.batch, self.m, self.k)) if self.left_elements is None else self.left_elements
-        return Operand(elements=elements, dtype=self.dtype, weight=self.left_weight)
+        return Operand(elements=elements, dtype=self.left_dtype or self.dtype, weight=self.left_weight)
 
-    def _right(self) -> Operand:
+    def right_operand(self) -> Operand:
+        """Return the right operand as stored, such as keys or values."""
         elements = product((self.batch, self.k, self.n)) if self.right_elements is None else self.right_elements
-        return Operand(elements=elements, dtype=self.dtype, weight=self.right_weight)
+        return Operand(elements=elements, dtype=self.right_dtype or self.dtype, weight=self.right_weight)
 
     def _out(self) -> Operand:
         return Operand(elements=product((self.batch, self.m, self.n)), dtype=self.out_dtype or self.dtype)

@@ -9,10 +9,11 @@ import sympy
 from attrs import field, frozen
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, distinct_experts, product, settle, simplify
+from modelmeter.dims import Dim, distinct_experts, product, settle, simplify, total
 from modelmeter.dtypes import DType
-from modelmeter.layers.base import BaseLayer, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Traffic, as_dim
 from modelmeter.layers.pointwise_flops import flops_per_element
+from modelmeter.layers.weight_format import WeightFormat, stored_as
 
 
 def _open_routing(layer: MoEExperts) -> Dim:
@@ -41,7 +42,11 @@ class MoEExperts(BaseLayer):
     gated : bool
         Whether an expert has a gate projection.
     dtype : DType
-        Type of the weights and the activations.
+        Type of the weights and the activations, and of the products.
+    weights : WeightFormat or None
+        How the weights are stored; in `dtype` when None.
+    out_dtype : DType or None
+        Type of the rows written; `dtype` when None.
     active_experts : Dim
         Distinct experts that the tokens touch; ``distinct_experts(E, k, T)`` unless given. Until `at` binds
         it under another routing, an expression without dims counts as bound under uniform routing.
@@ -68,6 +73,8 @@ class MoEExperts(BaseLayer):
     intermediate_size: Dim = field(converter=as_dim)  # elements
     gated: bool
     dtype: DType
+    weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
+    out_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
     active_experts: Dim = field(converter=as_dim, default=attrs.Factory(_open_routing, takes_self=True))
 
     def matmul_flops(self) -> Dim:
@@ -87,8 +94,8 @@ class MoEExperts(BaseLayer):
         """Rows and the touched experts' weights read once, rows written once."""
         return Traffic(
             weights_read=product((settle(self.active_experts), self._expert_bytes())),
-            activations_read=self._row_bytes(),
-            written=self._row_bytes(),
+            activations_read=self._row_bytes(self.dtype),
+            written=self._row_bytes(self.out_dtype or self.dtype),
         )
 
     def weight_read_bounds(self) -> tuple[Dim, Dim]:
@@ -105,8 +112,8 @@ class MoEExperts(BaseLayer):
         forward = self.traffic()
         return Traffic(
             weights_read=forward.weights_read,
-            activations_read=product((2, self._row_bytes())),
-            written=simplify(self._row_bytes() + self.weight_bytes()),
+            activations_read=total((forward.activations_read, forward.written)),
+            written=total((forward.activations_read, self.weight_bytes())),
         )
 
     def _products(self) -> int:
@@ -115,8 +122,11 @@ class MoEExperts(BaseLayer):
     def _rows(self) -> Dim:
         return product((self.tokens, self.experts_per_token))
 
-    def _row_bytes(self) -> Dim:
-        return product((self._rows(), self.hidden_size, self.dtype.itemsize))
+    def _row_bytes(self, dtype: DType) -> Dim:
+        return product((self._rows(), self.hidden_size, dtype.itemsize))
 
     def _expert_bytes(self) -> Dim:
-        return product((self._products(), self.hidden_size, self.intermediate_size, self.dtype.itemsize))
+        stored = stored_as(self.weights, self.dtype)
+        inward = stored.matrix_bytes(rows=self.intermediate_size, width=self.hidden_size)
+        outward = stored.matrix_bytes(rows=self.hidden_size, width=self.intermediate_size)
+        return total((product((self._products() - 1, inward)), outward))

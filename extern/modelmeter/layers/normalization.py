@@ -10,7 +10,7 @@ from attrs import field, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
 from modelmeter.dtypes import DType
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
+from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim
 from modelmeter.layers.gradients import kernel_gradient
 from modelmeter.layers.pointwise_flops import flops_per_element
 
@@ -26,6 +26,9 @@ class _Norm(BaseLayer):
     _statistic: ClassVar[str]
 
     dtype: DType
+    parameter_dtype: DType | None = field(
+        default=None, metadata=NOT_CAPTURED
+    )  # type of the parameters; `dtype` when None
 
     @abstractmethod
     def _elements(self) -> Dim:
@@ -61,7 +64,8 @@ class _Norm(BaseLayer):
 
     def weight_bytes(self) -> Dim:
         """Bytes of the weight and the bias."""
-        return product((sum(self._affine()), self._parameter_width(), self.dtype.itemsize))
+        width = product((sum(self._affine()), self._parameter_width()))
+        return product((width, (self.parameter_dtype or self.dtype).itemsize))
 
     def traffic(self) -> Traffic:
         """Input x and the parameters read once, y written once."""

@@ -1,0 +1,109 @@
+"""Quoted figures: KV bytes per token and weight bytes per decode step, each with the assumption that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from modelmeter.binding import Binding
+from modelmeter.costs import Number
+from modelmeter.dims import Routing
+from modelmeter.errors import DimError
+from modelmeter.formulas import active_parameters, kv_cache_bytes_per_token
+from modelmeter.model import AnalyticModel
+from modelmeter.routing import FEWEST, MOST, UNIFORM, NamedRouting, Zipf, routed_layers
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Documents decoded together for which weight bytes are quoted."""
+
+ROUTINGS: tuple[NamedRouting, ...] = (UNIFORM, Zipf(exponent=1.0), FEWEST, MOST)
+"""Routing models that are quoted unless others are asked for."""
+
+
+@frozen(kw_only=True)
+class WeightStep:
+    """Parameters that one decode step reads under one routing model, between the bounds of any routing."""
+
+    batch: int  # documents, one token each
+    routing: str
+    distinct_experts: float | None  # in each layer that routes; None where there is none, or layers differ
+    weight_bytes: Number  # bytes of parameters read
+    fewest_bytes: Number  # every token picks the same k experts
+    most_bytes: Number  # min(E, T*k) experts
+
+
+@frozen(kw_only=True)
+class QuotedFigures:
+    """What is often quoted of a decoder, with what it assumes."""
+
+    kv_bytes_per_token: int  # bytes, of one document
+    active_parameters: int  # multiplied with one token
+    parameter_bytes: int  # bytes of all parameters
+    steps: tuple[WeightStep, ...]  # batch by batch, under each routing
+    assumptions: tuple[str, ...]
+
+
+def quoted_figures(
+    model: AnalyticModel, *, batches: Sequence[int] = BATCHES, routings: Sequence[NamedRouting] = ROUTINGS
+) -> QuotedFigures:
+    """Return the quoted figures of a model, captured or under what-ifs.
+
+    Parameters
+    ----------
+    model : AnalyticModel
+        One with a stage "decode" of a batch B and T cached tokens.
+    batches : sequence of int
+        Documents decoded together.
+    routings : sequence of NamedRouting
+        How tokens choose experts.
+
+    Raises
+    ------
+    NoDecoderError
+        When the model has no decoder.
+    DimError
+        When a batch is no whole number from 1 up.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> figures = quoted_figures(modelmeter.load("deepseek-ocr"), batches=(1,), routings=(UNIFORM,))
+    >>> figures.kv_bytes_per_token, figures.active_parameters, figures.steps[0].distinct_experts
+    (61440, 574095360, 6.0)
+    """
+    wrong = [batch for batch in batches if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1]
+    if wrong:
+        raise DimError(f"batch is {wrong[0]!r}; it must be a whole number of documents from 1 up")
+    return QuotedFigures(
+        kv_bytes_per_token=kv_cache_bytes_per_token(model),
+        active_parameters=active_parameters(model),
+        parameter_bytes=model.parameter_bytes,
+        steps=tuple(_step(model, batch, routing) for batch in batches for routing in routings),
+        assumptions=(
+            "KV bytes per token: keys and values of every layer in the type that the cache is kept in; no scales, no "
+            "padding of pages",
+            "active parameters: those of linear layers, the chosen experts' alone; embedding and norms multiply none",
+            "weight bytes: each kernel of one step reads its parameters once, nothing stays in a cache between "
+            "kernels; the embedding reads one row per document",
+            *(f"{routing.name}: {routing.statement}" for routing in routings),
+        ),
+    )
+
+
+def _step(model: AnalyticModel, batch: int, routing: NamedRouting) -> WeightStep:
+    shapes = set(routed_layers(model).values())
+    (experts, top_k) = next(iter(shapes)) if len(shapes) == 1 else (0, 0)
+    return WeightStep(
+        batch=batch,
+        routing=routing.name,
+        distinct_experts=routing(experts, top_k, batch) if experts else None,
+        weight_bytes=_weight_bytes(model, batch, routing),
+        fewest_bytes=_weight_bytes(model, batch, FEWEST),
+        most_bytes=_weight_bytes(model, batch, MOST),
+    )
+
+
+def _weight_bytes(model: AnalyticModel, batch: int, routing: Routing) -> Number:
+    step = Binding(bindings={"B": batch, "T": 1}, routing=routing)  # weights do not depend on the cached tokens
+    return sum(leaf.calls * step.sum(leaf.cost.weight_bytes_read.text) for leaf in model.leaves_by_stage["decode"])

@@ -1,0 +1,167 @@
+"""Routing as measured: a histogram of picks per layer from a file, checked against the layers of a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import sympy
+from attrs import frozen
+
+from modelmeter.dims import distinct_experts
+from modelmeter.layers import GroupedLinear, MoEExperts
+from modelmeter.model import AnalyticModel
+from modelmeter.routing.models import MissingHistogramError, RoutingError, expected_distinct
+
+
+@frozen(kw_only=True)
+class Histogram:
+    """Experts as often picked as was counted, layer by layer; the distinct experts are averaged over the layers.
+
+    A leaf of a model stands for all layers that are folded into it, so it gets their mean.
+
+    Examples
+    --------
+    >>> counts = {"layers.0": (3, 3, 3, 3), "layers.1": (6, 6, 0, 0)}
+    >>> Histogram(source="counts.json", counts=counts)(4, 2, 1), Histogram(source="c", counts=counts)(4, 2, 100)
+    (2.0, 3.0)
+    """
+
+    source: str
+    counts: Mapping[str, tuple[int, ...]]  # picks of each expert, by layer
+
+    @property
+    def name(self) -> str:
+        """The text that `parse_routing` takes."""
+        return f"histogram:{self.source}"
+
+    @property
+    def __name__(self) -> str:
+        """The name, as functions have it: what a report calls the routing."""
+        return self.name
+
+    @property
+    def statement(self) -> str:
+        """What it assumes."""
+        return (
+            f"experts are picked as often as counted in {self.source}, tokens independent: sum of 1 - (1 - p_i)**T "
+            f"expected, the mean of {len(self.counts)} layers"
+        )
+
+    def __call__(self, experts: int, top_k: int, tokens: int) -> float:
+        """Return the expected number of distinct experts that some tokens touch.
+
+        Raises
+        ------
+        RoutingError
+            When a layer counts another number of experts, or one that is picked more often than once a token.
+        """
+        chances = [self._chances(layer, experts, top_k) for layer in self.counts]
+        return sum(expected_distinct(each, tokens) for each in chances) / len(chances)
+
+    def _chances(self, layer: str, experts: int, top_k: int) -> tuple[float, ...]:
+        counts = self.counts[layer]
+        if len(counts) != experts:
+            raise RoutingError(
+                f"{self.source}: layer {layer!r} counts {len(counts)} experts, the model has {experts}; "
+                "give one count per expert, 0 for one that was never picked"
+            )
+        counted = sum(counts) / top_k
+        if max(counts) > counted:
+            raise RoutingError(
+                f"{self.source}: an expert of layer {layer!r} was picked {max(counts)} times by {counted:g} tokens of "
+                f"{top_k} experts each; a token picks an expert at most once, so count picks, not probabilities"
+            )
+        return tuple(count / counted for count in counts)
+
+
+def read_histogram(path: str | Path, model: AnalyticModel) -> Histogram:
+    """Read how often each expert was picked: JSON, ``{"model.layers.1.mlp.experts": [12, 0, ...], ...}``.
+
+    Every layer of the model that routes must be there, with one count per expert.
+
+    Raises
+    ------
+    MissingHistogramError
+        When the file cannot be read.
+    RoutingError
+        When it is no such document, or of other layers or numbers of experts than the model's.
+    """
+    try:
+        document: object = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise MissingHistogramError(f"cannot read the histogram {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise RoutingError(f"the histogram {path} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RoutingError(f"the histogram {path} must map layers to counts, such as {{{_EXAMPLE}}}")
+    given = cast("dict[str, object]", document)
+    histogram = Histogram(
+        source=Path(path).name, counts={layer: _counts(path, layer, row) for layer, row in given.items()}
+    )
+    routed = routed_layers(model)
+    _same_layers(path, given, routed)
+    for experts, top_k in set(routed.values()):
+        histogram(experts, top_k, 1)
+    return histogram
+
+
+_EXAMPLE = '"model.layers.1.mlp.experts": [12, 0, 7]'
+
+
+def _counts(path: str | Path, layer: str, row: object) -> tuple[int, ...]:
+    if not isinstance(row, list):
+        raise RoutingError(f"the histogram {path}: layer {layer!r} must have a list of counts, as in {{{_EXAMPLE}}}")
+    counts = cast("list[Any]", row)
+    wrong = [count for count in counts if type(count) is not int or count < 0]
+    if wrong or not any(counts):
+        found = f"{wrong[0]!r}" if wrong else "no pick at all"
+        raise RoutingError(f"the histogram {path}: layer {layer!r} has {found}; counts are whole numbers from 0 up")
+    return tuple(counts)
+
+
+def _same_layers(path: str | Path, given: Mapping[str, object], routed: Mapping[str, tuple[int, int]]) -> None:
+    unknown = [layer for layer in given if layer not in routed]
+    missing = [layer for layer in routed if layer not in given]
+    if unknown or missing:
+        raise RoutingError(
+            f"the histogram {path} is of other layers than the model: it has {', '.join(unknown) or 'none'} too many "
+            f"and lacks {', '.join(missing) or 'none'}; name each of {', '.join(routed) or 'none'}"
+        )
+
+
+def routed_layers(model: AnalyticModel) -> Mapping[str, tuple[int, int]]:
+    """Return experts and experts per token of each layer that routes, by module id, folded layers one by one.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> layers = routed_layers(modelmeter.load("deepseek-ocr"))
+    >>> len(layers), layers["model.layers.11.mlp.experts"]
+    (11, (64, 6))
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for leaf in model.leaves:
+        layer = leaf.layer
+        if not isinstance(layer, GroupedLinear | MoEExperts):
+            continue
+        for choice in sympy.sympify(layer.active_experts).atoms(distinct_experts):
+            experts, top_k, _ = cast("tuple[Any, Any, Any]", choice.args)
+            found |= dict.fromkeys(_unfolded(leaf.module), (int(experts), int(top_k)))
+    return found
+
+
+def _unfolded(module: str) -> list[str]:
+    """Return the ids that a pattern such as ``layers.[1-3,5].mlp`` stands for."""
+    pattern = re.search(r"\[([\d,-]+)\]", module)
+    if pattern is None:
+        return [module]
+    numbers: list[int] = []
+    for part in pattern.group(1).split(","):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    before, after = module[: pattern.start()], module[pattern.end() :]
+    return [each for number in numbers for each in _unfolded(f"{before}{number}{after}")]

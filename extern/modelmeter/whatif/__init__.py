@@ -1,0 +1,17 @@
+"""What-ifs: a model with other element types, logits or KV growth, as another model; each says what it changes."""
+
+from modelmeter.whatif.apply import WhatIf, apply
+from modelmeter.whatif.change import Change, Shift
+from modelmeter.whatif.errors import UnknownChoiceError, UnsupportedWhatIfError, WhatIfError
+from modelmeter.whatif.options import Options
+
+__all__ = [
+    "Change",
+    "Options",
+    "Shift",
+    "UnknownChoiceError",
+    "UnsupportedWhatIfError",
+    "WhatIf",
+    "WhatIfError",
+    "apply",
+]

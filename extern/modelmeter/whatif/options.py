@@ -1,0 +1,110 @@
+"""Options: what to ask of a model, as captured unless said otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+from attrs import field, frozen
+
+from modelmeter.dtypes import DType
+from modelmeter.errors import DimError
+from modelmeter.routing import UNIFORM, NamedRouting
+from modelmeter.whatif.errors import UnknownChoiceError, WhatIfError
+
+DTYPES: Mapping[str, DType] = MappingProxyType(
+    {
+        "bf16": DType.BF16,
+        "fp32": DType.FP32,
+        "fp8": DType.FP8_E4M3,
+        "int8": DType.INT8,
+        "int4": DType.INT4,
+    }
+)
+"""Element types by the name that an option takes."""
+
+WIDE = frozenset({DType.BF16, DType.FP32})
+"""Types that every tensor may have; the others are for matrices of weights, inputs of products and the KV cache."""
+
+GROUPED = frozenset({DType.INT8, DType.INT4})
+"""Types of weights that carry scales by groups."""
+
+ALL, LAST = "all", "last"
+CONCATENATE, PREALLOCATED = "concatenate", "preallocated"
+
+
+def _known_dtype(_owner: object, attribute: attrs.Attribute[str | None], name: str | None) -> None:
+    if name is not None and name not in DTYPES:
+        raise UnknownChoiceError(attribute.name, name, DTYPES)
+
+
+def _one_of(*known: str) -> attrs._ValidatorType[str]:  # pyright: ignore[reportPrivateUsage]
+    def check(_owner: object, attribute: attrs.Attribute[str], name: str) -> None:
+        if name not in known:
+            raise UnknownChoiceError(attribute.name, name, known)
+
+    return check
+
+
+def _positive(_owner: object, attribute: attrs.Attribute[int], size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise DimError(f"{attribute.name} is {size!r}; it must be a whole number of elements from 1 up")
+
+
+@frozen(kw_only=True)
+class Options:
+    """What-ifs; each is as captured unless it is given.
+
+    Attributes
+    ----------
+    weight_dtype : str or None
+        "bf16" or "fp32": every parameter. "fp8", "int8", "int4": the matrices of linear layers and experts.
+    activation_dtype : str or None
+        "bf16" or "fp32": every tensor of the captured type. "fp8", "int8": the inputs of linear layers and experts,
+        which then multiply in that type; the weights must have it too.
+    kv_dtype : str or None
+        Type in which the KV cache is kept.
+    logits : str
+        "all" or "last": the positions of a prefill for which logits are computed.
+    kv_growth : str
+        "concatenate", which copies the cache at each step, or "preallocated", which writes the new tokens alone.
+    group_size : int
+        Elements of a row of int8 and int4 weights that share a bf16 scale.
+    routing : NamedRouting
+        How many distinct experts some tokens touch; an evaluation takes it as its `routing`.
+
+    Raises
+    ------
+    UnknownChoiceError
+        On a type or a way that does not exist.
+    WhatIfError
+        When products would multiply two types that no unit multiplies.
+
+    Examples
+    --------
+    >>> Options(weight_dtype="int4").group_size
+    128
+    >>> Options(kv_dtype="int7")
+    Traceback (most recent call last):
+    modelmeter.whatif.errors.UnknownChoiceError: unknown kv_dtype 'int7'; did you mean int8 or int4? Known: bf16, fp32, fp8, int4, int8
+    """  # noqa: E501 - the message is one line
+
+    weight_dtype: str | None = field(default=None, validator=_known_dtype)
+    activation_dtype: str | None = field(default=None, validator=_known_dtype)
+    kv_dtype: str | None = field(default=None, validator=_known_dtype)
+    logits: str = field(default=ALL, validator=_one_of(ALL, LAST))
+    kv_growth: str = field(default=CONCATENATE, validator=_one_of(CONCATENATE, PREALLOCATED))
+    group_size: int = field(default=128, validator=_positive)  # elements
+    routing: NamedRouting = UNIFORM
+
+    def __attrs_post_init__(self) -> None:
+        if self.activation_dtype == "int4":
+            raise WhatIfError("activation_dtype int4 has no unit to multiply it; use bf16, fp32, fp8 or int8")
+        if self.activation_dtype in {"fp8", "int8"} and self.weight_dtype != self.activation_dtype:
+            weights = self.weight_dtype or "the captured type"
+            raise WhatIfError(
+                f"activation_dtype {self.activation_dtype} multiplies weights of its own type, not of {weights}; give "
+                f"weight_dtype {self.activation_dtype} as well, or leave activation_dtype out for weight-only "
+                "quantisation"
+            )

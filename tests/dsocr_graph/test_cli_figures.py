@@ -1,0 +1,57 @@
+"""The subcommand `figures`: what it prints, and what it says to an impossible question."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from dsocr_graph.cli_figures import add_parser
+from modelmeter.errors import ModelMeterError
+
+
+def run(*words: str) -> int:
+    """Run the subcommand in this process."""
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    options = parser.parse_args(["figures", *words])
+    return options.run(options)
+
+
+def test_the_figures_are_printed_with_their_assumptions(capsys: pytest.CaptureFixture[str]) -> None:
+    """KV per token, active parameters, a row for each batch, and the sentence behind each routing."""
+    assert run() == 0
+    printed = capsys.readouterr().out
+    assert "KV cache per token: 61,440 bytes" in printed
+    assert "parameters that multiply a token: 574,095,360" in printed
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("| ")][2:] == [
+        "1", "2", "4", "8", "16", "32", "64",
+    ]  # fmt: skip
+    assert "- top-k: every token picks the same k experts: the lower bound" in printed
+    assert "What is changed" not in printed
+
+
+def test_a_what_if_is_printed_with_what_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures are those of the changed model, and each change states its assumptions."""
+    assert run("--kv-dtype", "int8", "--routing", "zipf:1.5") == 0
+    printed = capsys.readouterr().out
+    assert "KV cache per token: 30,720 bytes" in printed
+    assert "kv_dtype: the KV cache is kept and read in int8" in printed
+    assert "  assumed: no scales are counted" in printed
+    assert "zipf:1.5" in printed.splitlines()[6]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--kv-dtype", "int7"), "unknown kv_dtype 'int7'"),
+        (("--routing", "zipf:steep"), "finite number from 0"),
+        (("--routing", "histogram:none.json"), "cannot read the histogram none.json"),
+        (("--model", "no-such"), "unknown model 'no-such'"),
+        (("--logits", "none"), "Known: all, last"),
+    ],
+)
+def test_an_impossible_question_names_the_limit(words: tuple[str, ...], message: str) -> None:
+    """Each mistake is one error with the choices in it."""
+    with pytest.raises(ModelMeterError, match=message):
+        run(*words)
