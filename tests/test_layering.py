@@ -43,6 +43,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.cli_formulas": 4,
     "dsocr_graph.cli_measure": 4,
     "dsocr_graph.cli_options": 4,
+    "dsocr_graph.cli_parallel": 4,
     "dsocr_graph.cli_plan": 4,
     "dsocr_graph.cli": 5,
     "dsocr_graph.analyze": 6,
@@ -72,6 +73,7 @@ MODELMETER_LEVELS: dict[str, int] = {
     "modelmeter.reports": 5,
     "modelmeter.registry": 6,
     "modelmeter.capacity": 6,
+    "modelmeter.parallel": 7,
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: `dsocr-graph analyze | calibrate | measure | formulas | plan | figures | models | devices`."""
+"""The command line `dsocr-graph`: its subcommands, and what every one of them does with errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsocr_graph import cli_calibrate, cli_figures, cli_formulas, cli_measure, cli_plan
+from dsocr_graph import cli_calibrate, cli_figures, cli_formulas, cli_measure, cli_parallel, cli_plan
 from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_measure.add_parser(commands)
     cli_formulas.add_parser(commands)
     cli_plan.add_parser(commands)
+    cli_parallel.add_parser(commands)
     cli_figures.add_parser(commands)
     models = commands.add_parser("models", help="list the models that can be analyzed by name")
     models.set_defaults(run=_models)

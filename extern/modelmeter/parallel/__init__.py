@@ -1,0 +1,46 @@
+"""Several devices: tensor, expert, pipeline and data parallelism of an analytic model.
+
+`distribute` divides the model's own layers over the devices of a `Layout` by the roles of a `ShardingPlan`, reads off
+what they must exchange and times it by the alpha-beta model.
+
+>>> Layout(tensor=2, data=4).devices
+8
+"""
+
+from __future__ import annotations
+
+from modelmeter.parallel.distribute import distribute
+from modelmeter.parallel.errors import (
+    LayoutError,
+    MissingLinkError,
+    MissingPlanError,
+    UndividedLayerError,
+    UnknownLinkError,
+)
+from modelmeter.parallel.layout import Layout
+from modelmeter.parallel.links import NCCL_RING, Latency, Operation
+from modelmeter.parallel.plan import Exchange, Group, Role, Rule, ShardingPlan, shipped_plan
+from modelmeter.parallel.report import CollectiveReport, ParallelReport, PartReport, StageTime
+
+__all__ = [
+    "NCCL_RING",
+    "CollectiveReport",
+    "Exchange",
+    "Group",
+    "Latency",
+    "Layout",
+    "LayoutError",
+    "MissingLinkError",
+    "MissingPlanError",
+    "Operation",
+    "ParallelReport",
+    "PartReport",
+    "Role",
+    "Rule",
+    "ShardingPlan",
+    "StageTime",
+    "UndividedLayerError",
+    "UnknownLinkError",
+    "distribute",
+    "shipped_plan",
+]
