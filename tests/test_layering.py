@@ -38,6 +38,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.model_cache": 2,
     "dsocr_graph.time_models": 2,
     "dsocr_graph.pipeline": 3,
+    "dsocr_graph.sweep_pages": 3,
     "dsocr_graph.cli_calibrate": 4,
     "dsocr_graph.cli_figures": 4,
     "dsocr_graph.cli_formulas": 4,
@@ -45,6 +46,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.cli_options": 4,
     "dsocr_graph.cli_parallel": 4,
     "dsocr_graph.cli_plan": 4,
+    "dsocr_graph.cli_sweep": 4,
     "dsocr_graph.cli": 5,
     "dsocr_graph.analyze": 6,
     "dsocr_graph.__main__": 7,
@@ -73,6 +75,7 @@ MODELMETER_LEVELS: dict[str, int] = {
     "modelmeter.reports": 5,
     "modelmeter.registry": 6,
     "modelmeter.capacity": 6,
+    "modelmeter.sweeps": 6,
     "modelmeter.parallel": 7,
 }
 

@@ -235,6 +235,11 @@ class PeakPoint:
         """Bytes of the stage's inputs alive."""
         return self._input_bytes.value
 
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Activation, KV cache and input bytes as text."""
+        return self._activation_bytes.text, self._kv_cache_bytes.text, self._input_bytes.text
+
     def bytes_at(
         self, bindings: Mapping[str, int], *, routing: Routing = uniform_routing
     ) -> tuple[int | float, int | float, int | float]:
@@ -262,6 +267,11 @@ class Stage:
     def kv_cache_bytes(self) -> Dim:
         """Bytes of keys and values that the stage leaves behind."""
         return self._kv_cache_bytes.value
+
+    @property
+    def kv_cache_text(self) -> str:
+        """Bytes of keys and values that the stage leaves behind, as text."""
+        return self._kv_cache_bytes.text
 
     def kv_cache_bytes_at(self, bindings: Mapping[str, int], *, routing: Routing = uniform_routing) -> int | float:
         """Return the KV cache's bytes at some sizes, without building an expression."""

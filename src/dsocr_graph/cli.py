@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsocr_graph import cli_calibrate, cli_figures, cli_formulas, cli_measure, cli_parallel, cli_plan
+from dsocr_graph import cli_calibrate, cli_figures, cli_formulas, cli_measure, cli_parallel, cli_plan, cli_sweep
 from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_calibrate.add_parser(commands)
     cli_measure.add_parser(commands)
     cli_formulas.add_parser(commands)
+    cli_sweep.add_parser(commands)
     cli_plan.add_parser(commands)
     cli_parallel.add_parser(commands)
     cli_figures.add_parser(commands)

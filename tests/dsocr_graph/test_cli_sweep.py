@@ -1,0 +1,155 @@
+"""The subcommand `sweep`: grids of pages to a file."""
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import modelmeter
+from dsocr_graph import cli_sweep
+from dsocr_graph.errors import OptionError
+from dsocr_graph.sweep_pages import PageAxes, page_grid
+from dsocr_graph.workloads import (
+    STANDARD,
+    PageSize,
+    bind_profile,
+    load_profile,
+    mode_named,
+    override,
+    profile_from_pages,
+)
+from dsocr_graph.workloads.errors import (
+    ContextTooLongError,
+    InvalidProfileError,
+    PageSizeError,
+    UnknownModeError,
+)
+from modelmeter.errors import UnknownDeviceError
+from modelmeter.evaluate import evaluate
+from modelmeter.routing import UnknownRoutingError
+from modelmeter.sweeps import SweepError
+
+
+def sweep(*arguments: str) -> int:
+    """Run the subcommand."""
+    parser = argparse.ArgumentParser()
+    cli_sweep.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["sweep", *arguments])
+    return options.run(options)
+
+
+def test_a_table_of_every_combination(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """2 modes * 2 routings * 2 devices * 1 page * 3 batches * 20 new tokens are 480 rows, modes slowest."""
+    out = tmp_path / "sweep.csv"
+    options = ["--batch", "1,2,4", "--mode", "Base,Gundam", "--new-tokens", "100:2000:100", "--out", str(out)]
+    assert sweep(*options, "--device", "h200,a100-80gb-sxm", "--routing", "uniform,most") == 0
+    assert capsys.readouterr().out == f"{out}: 480 points\n"
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 480
+    assert [rows[0][name] for name in ("mode", "routing", "device")] == ["Base", "uniform", "h200"]
+    assert [rows[-1][name] for name in ("mode", "routing", "device")] == ["Gundam", "most", "a100-80gb-sxm"]
+    assert [row["new_tokens"] for row in rows[:2]] == ["100", "200"]
+
+
+def test_the_standard_page(tmp_path: Path) -> None:
+    """A letter page at 200 dpi in Gundam mode, 1,100 new tokens: the total that the standard analysis reports."""
+    out = tmp_path / "sweep.csv"
+    sweep("--out", str(out))
+    with out.open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    profile = override(profile_from_pages([PageSize(name="letter", width=1700, height=2200)], name="letter"))
+    report = evaluate(modelmeter.load("deepseek-ocr"), bind_profile(profile))
+    assert int(row["flops"]) == report.total.total.cost.flops
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    mode=st.sampled_from(["Tiny", "Base", "Gundam"]),
+    page=st.tuples(st.integers(100, 3000), st.integers(100, 3000)),
+    batch=st.integers(1, 64),
+    new=st.integers(1, 2000),
+)
+def test_a_point_is_the_workload_of_its_page(mode: str, page: tuple[int, int], batch: int, new: int) -> None:
+    """The rules of the grid run the stages that `bind_profile` runs, at its sizes."""
+    axes = PageAxes(modes=(mode,), pages=(page,), batches=(batch,), new_tokens=(new,))
+    model = modelmeter.load("deepseek-ocr", mode.lower())
+    profile = profile_from_pages(
+        [PageSize(name="page", width=page[0], height=page[1])], name="p", mode=mode, batch=batch, new_tokens=new
+    )
+    wanted = bind_profile(profile).items[0]
+    found = page_grid(axes, {mode_named(mode).name: model}).sections[0].workload(0).items[0]
+    assert (found.documents, found.runs) == (wanted.documents, wanted.runs)
+
+
+def test_the_prompt_has_the_tokens_of_the_standard_profile() -> None:
+    """Without --prompt-tokens, a page has as many as in the profile that everything else runs."""
+    axes = PageAxes(modes=("Base",), pages=((640, 480),), batches=(1,), new_tokens=(1,))
+    assert axes.prompt_tokens == (load_profile(STANDARD).prompt_tokens,)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error", "message"),
+    [
+        ("--batch", "0", InvalidProfileError, "batch is 0; expected a whole number from 1 to 4,096"),
+        ("--batch", "1,two", OptionError, "'two' is no number and no range"),
+        ("--batch", "5:1", OptionError, "the range '5:1' has no values"),
+        ("--batch", "1:5:0", OptionError, "has no values or over 1,000,000"),
+        (
+            "--new-tokens",
+            "8000",
+            ContextTooLongError,
+            "over the model's 8,192 positions; make new_tokens 7,279 at most",
+        ),
+        ("--page", "1700", OptionError, "'1700' is no page size"),
+        ("--page", "0x10", PageSizeError, "page width is 0"),
+        ("--mode", "Huge", UnknownModeError, "Known: Tiny, Small, Base, Large, Gundam"),
+        ("--device", "h300", UnknownDeviceError, "unknown device 'h300'.*Known: a10"),
+        ("--routing", "best", UnknownRoutingError, "unknown routing 'best'"),
+        ("--detail", "leaves", SweepError, "choose one of totals, modules"),
+    ],
+)
+def test_what_cannot_be_names_the_limit(
+    tmp_path: Path, option: str, value: str, error: type[Exception], message: str
+) -> None:
+    """Every mistake in a grid is told before anything is swept."""
+    with pytest.raises(error, match=message):
+        sweep("--out", str(tmp_path / "sweep.csv"), option, value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_axis_needs_a_value() -> None:
+    """An axis without values would make an empty table."""
+    axes = PageAxes(modes=("Base",), pages=(), batches=(1,), new_tokens=(1,))
+    with pytest.raises(OptionError, match="axis pages has no values"):
+        page_grid(axes, {"Base": modelmeter.load("deepseek-ocr", "base")})
+
+
+def test_tables_by_module(tmp_path: Path) -> None:
+    """Of one page in Base mode, each cell of the global view, the prefill and the decode is a row."""
+    out = tmp_path / "sweep.csv"
+    sweep("--mode", "Base", "--detail", "modules", "--out", str(out))
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["stage"] for row in rows} == {"vision_global", "prefill", "decode"}
+    assert sum(int(row["flops"]) for row in rows if row["module"] == "lm_head" and row["stage"] == "decode") == (
+        2 * 1280 * 129_280 * 1099  # a row of logits per step
+    )
+
+
+def test_a_sweep_loads_no_torch(tmp_path: Path) -> None:
+    """Compiling and sweeping read the shipped model alone."""
+    program = (
+        "import argparse, sys; from dsocr_graph import cli_sweep; parser = argparse.ArgumentParser()\n"
+        "cli_sweep.add_parser(parser.add_subparsers())\n"
+        f"options = parser.parse_args(['sweep', '--device', 'h200', '--out', {str(tmp_path / 'sweep.csv')!r}])\n"
+        "options.run(options); print(sorted({'torch', 'networkx', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
