@@ -20,15 +20,13 @@ import numpy as np
 from attrs import asdict, evolve, frozen
 
 from modelmeter.devices import load_device
-from modelmeter.dims import uniform_routing
-from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm
+from modelmeter.predict.device_records import load_device_record
+from modelmeter.predict.kernel_calls import Attention, Call, Gemm
 from modelmeter.predict.lattice import Lattice, Sizes
 from modelmeter.predict.op_tables import (
     FRAMEWORKS,
-    ExpertSite,
     OpTables,
     available_table_devices,
-    load_device_record,
     load_op_tables,
 )
 from modelmeter.predict.table_files import PACKAGE, package_version
@@ -113,7 +111,7 @@ def _products(times: TableTimes, *axes: Callable[[float, float, float], float]) 
         for sizes, seconds in gemm.points.items()
         if not any(axis(*sizes) in left for axis, left in zip(axes, odd, strict=True))
     }
-    return _errors(times, evolve(times.tables, gemm=evolve(gemm, points=kept)), _thinned(tested), gemm, _gemm)
+    return _errors(times, evolve(times.tables, gemm=evolve(gemm, points=kept)), _thinned(tested), gemm, Gemm.at)
 
 
 def _largest_product(times: TableTimes) -> Logs:
@@ -122,16 +120,16 @@ def _largest_product(times: TableTimes) -> Logs:
     largest = max(n for n, _, _ in usual)
     tested = [sizes for sizes in usual if sizes[0] == largest]
     kept = {sizes: seconds for sizes, seconds in gemm.points.items() if sizes[0] < largest}
-    return _errors(times, evolve(times.tables, gemm=evolve(gemm, points=kept)), _thinned(tested), gemm, _gemm)
+    return _errors(times, evolve(times.tables, gemm=evolve(gemm, points=kept)), _thinned(tested), gemm, Gemm.at)
 
 
 def _attention_errors(times: TableTimes) -> Iterator[tuple[str, str, Logs]]:
     """Yield the errors of the three attention tables, without every second length or number of heads."""
     tables = times.tables
     kinds: Mapping[str, tuple[Lattice | None, Callable[[Sizes], Call], int]] = {
-        "context_attention": (tables.context_attention, _prompt, 2),
-        "generation_attention": (tables.generation_attention, _step, 2),
-        "encoder_attention": (tables.encoder_attention, _encoder, 1),
+        "context_attention": (tables.context_attention, Attention.prompt_at, 2),
+        "generation_attention": (tables.generation_attention, Attention.step_at, 2),
+        "encoder_attention": (tables.encoder_attention, Attention.encoder_at, 1),
     }
     for name, (lattice, call, heads) in kinds.items():
         if lattice is None:
@@ -151,27 +149,8 @@ def _experts(times: TableTimes) -> Logs:
         if site.hidden_size > 4096:
             continue
         others = tuple(other for other in times.tables.experts if other is not site)
-
-        logs += _errors(times, evolve(times.tables, experts=others), list(site.times.points), site.times, _block(site))
+        logs += _errors(times, evolve(times.tables, experts=others), list(site.times.points), site.times, site.block_at)
     return logs
-
-
-def _block(site: ExpertSite) -> Callable[[Sizes], Call]:
-    experts, per_token = site.experts, site.experts_per_token
-
-    def call(sizes: Sizes) -> Call:
-        (tokens,) = sizes
-        drawn = uniform_routing(experts, per_token, int(tokens))
-        return Experts(
-            tokens=tokens,
-            hidden_size=site.hidden_size,
-            intermediate_size=site.intermediate_size,
-            experts_per_token=per_token,
-            experts=experts,
-            active_experts=min(experts, tokens * per_token) if site.balanced else drawn,
-        )
-
-    return call
 
 
 # --- points
@@ -199,36 +178,6 @@ def _thinned(sizes: Sequence[Sizes]) -> list[Sizes]:
     """Return some of many sizes, the same ones in every run."""
     chosen = np.random.default_rng(0).permutation(len(sizes))[:MOST_POINTS]
     return [sizes[index] for index in chosen]
-
-
-def _gemm(sizes: Sizes) -> Call:
-    n, k, m = sizes
-    return Gemm(rows=m, out_features=n, in_features=k)
-
-
-def _prompt(sizes: Sizes) -> Call:
-    return evolve(_self_attention(sizes), causal=True)
-
-
-def _step(sizes: Sizes) -> Call:
-    return evolve(_self_attention(sizes), query_length=1)
-
-
-def _encoder(sizes: Sizes) -> Call:
-    head_dim, heads, batch, length = sizes
-    return _self_attention((head_dim, 1, heads, batch, length))
-
-
-def _self_attention(sizes: Sizes) -> Attention:
-    head_dim, group, kv_heads, batch, length = sizes
-    return Attention(
-        batch=batch,
-        heads=group * kv_heads,
-        kv_heads=kv_heads,
-        query_length=length,
-        key_length=length,
-        head_dim=head_dim,
-    )
 
 
 def main() -> int:

@@ -4,7 +4,7 @@
 'datasheet roofline, not calibrated'
 """
 
-from modelmeter.predict.calibrated import Calibrated, RuntimeNameError, UnscheduledModelError
+from modelmeter.predict.calibrated import Calibrated, RuntimeNameError
 from modelmeter.predict.calibration import (
     Calibration,
     CalibrationFileError,
@@ -14,11 +14,13 @@ from modelmeter.predict.calibration import (
     calibration_to_json,
     read_calibration,
 )
+from modelmeter.predict.device_records import MissingTablesError, check_against_tables
 from modelmeter.predict.engine import Engine, EngineDTypeError, UntabledKernelError
 from modelmeter.predict.kernel_table import KernelTable, MissingKernelTimeError
 from modelmeter.predict.kernel_time import KernelTime, Method, SourceShare
-from modelmeter.predict.op_tables import MissingTablesError, available_table_devices, check_against_tables
+from modelmeter.predict.op_tables import available_table_devices
 from modelmeter.predict.roofline import LABEL, Roofline, RooflineError
+from modelmeter.predict.schedule import UnscheduledModelError
 from modelmeter.predict.table_files import MissingTablesPackageError
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts, TimeModel
 

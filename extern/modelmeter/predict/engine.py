@@ -15,14 +15,16 @@ from modelmeter.devices import DeviceSpec
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import ModelMeterError
 from modelmeter.model import AnalyticModel, Leaf
-from modelmeter.predict.draws import log_errors
+from modelmeter.predict.device_records import check_against_tables, load_device_record
+from modelmeter.predict.draws import COUNT
 from modelmeter.predict.engine_calls import call_of
 from modelmeter.predict.engine_plan import EngineKernel, Role, plan_kernels
 from modelmeter.predict.expert_draws import active_expert_draws
 from modelmeter.predict.kernel_calls import Call, Experts
-from modelmeter.predict.kernel_time import KernelTime, Method, SourceShare
-from modelmeter.predict.op_tables import check_against_tables, load_device_record, load_op_tables
-from modelmeter.predict.sweep import sweep_points
+from modelmeter.predict.kernel_time import KernelTime, SourceShare, statement_of
+from modelmeter.predict.op_tables import load_op_tables
+from modelmeter.predict.spread import Spread
+from modelmeter.predict.sweep import sweep_points, workload_points
 from modelmeter.predict.table_times import TableTimes
 from modelmeter.predict.time_model import DeviceFacts, PredictionFacts
 from modelmeter.workload import StageRun, Workload
@@ -162,16 +164,10 @@ class Engine:
         EngineDTypeError, UntabledKernelError, UnscheduledModelError
             As `times`.
         """
-        shares: dict[tuple[str, Method], list[float]] = {}
-        for run in (run for item in workload.items for run in item.runs):
-            for sizes, weight in sweep_points(run):
-                for timed in self._kernels(model, run.stage, sizes, uniform_routing):
-                    share = shares.setdefault((timed.time.family, timed.time.method), [0.0, 0.0])
-                    share[0] += timed.time.seconds * timed.kernel.calls * weight
-                    share[1] += timed.kernel.calls * weight
-        return tuple(
-            SourceShare(family=family, method=method, seconds=seconds, calls=round(calls))
-            for (family, method), (seconds, calls) in sorted(shares.items(), key=lambda item: -item[1][0])
+        return statement_of(
+            (timed.time, timed.kernel.calls * weight)
+            for stage, sizes, weight in workload_points(workload)
+            for timed in self._kernels(model, stage, sizes, uniform_routing)
         )
 
     # --- kernels
@@ -189,8 +185,7 @@ class Engine:
         key = (id(model), name)
         if key not in self._plans:
             _check_dtype(model)
-            stage = model.stage(name)
-            self._plans[key] = (model, plan_kernels(model, stage))  # the model is kept, so that its id stays its own
+            self._plans[key] = (model, plan_kernels(model, name))  # the model is kept, so that its id stays its own
         return self._plans[key][1]
 
     def _at(self, kernel: EngineKernel, sizes: Mapping[str, int], routing: Routing) -> _Timed | None:
@@ -203,10 +198,10 @@ class Engine:
 
     def _timed_call(self, kernel: EngineKernel, call: Call, routing: Routing) -> _Timed:
         time = self._look_up(kernel, call)
-        draws = np.full(len(log_errors("")), time.seconds)
+        draws = np.full(COUNT, time.seconds)
         if isinstance(call, Experts) and routing is uniform_routing:
             draws = self._expert_draws(kernel, call)
-        return _Timed(kernel=kernel, call=call, time=time, draws=draws * _errors(time.group, time.log_spread))
+        return _Timed(kernel=kernel, call=call, time=time, draws=draws * time.factors)
 
     def _expert_draws(self, kernel: EngineKernel, call: Experts) -> Draws:
         """Return the seconds at as many distinct experts as each sampled run touches."""
@@ -243,7 +238,7 @@ class Engine:
             matrix_units=split["matrix_units"],
             vector_units=split["vector_units"],
             memory=split["memory"],
-            draws=timed.draws * _errors(f"board {self.table_times.device.key}", BOARD_SPREAD),
+            draws=timed.draws * Spread(stated=BOARD_SPREAD).factors(f"board {self.table_times.device.key}"),
         )
 
 
@@ -266,7 +261,3 @@ def _shares(kernel: EngineKernel, sizes: Mapping[str, int]) -> Sequence[tuple[Le
     if not whole:
         return [(leaf, 1 / len(kernel.leaves)) for leaf in kernel.leaves]
     return [(leaf, weight / whole) for leaf, weight in zip(kernel.leaves, weights, strict=True) if weight]
-
-
-def _errors(group: str, log_spread: float) -> Draws:
-    return np.exp(log_spread * log_errors(group))

@@ -11,8 +11,8 @@ from attrs import field, frozen
 
 from modelmeter.dims import Dim, free_dims, simplify, to_text
 from modelmeter.layers import DataMovement, GroupedLinear, Linear, Matmul, MoEExperts, ScaledDotProductAttention
-from modelmeter.model import AnalyticModel, Leaf, Stage
-from modelmeter.predict.calibrated import UnscheduledModelError
+from modelmeter.model import AnalyticModel, Leaf
+from modelmeter.predict.schedule import scheduled_stage
 from modelmeter.stored import StoredDim
 
 
@@ -68,7 +68,7 @@ class _Run:
     after: tuple[int, ...] = ()  # of the products before a streaming kernel
 
 
-def plan_kernels(model: AnalyticModel, stage: Stage) -> tuple[EngineKernel, ...]:
+def plan_kernels(model: AnalyticModel, name: str) -> tuple[EngineKernel, ...]:
     """Return the kernels of one run of a stage.
 
     - Linear layers of one module that read the same module's result are one product: query, key and value, or gate and
@@ -82,14 +82,10 @@ def plan_kernels(model: AnalyticModel, stage: Stage) -> tuple[EngineKernel, ...]
     UnscheduledModelError
         When the model does not say in which order its calls run.
     """
-    leaves = model.leaves_by_stage[stage.name]
-    if not stage.schedule:
-        raise UnscheduledModelError(
-            f"stage {stage.name!r} of {model.name} does not say in which order its calls run, so nothing is known of "
-            "what an engine fuses; predict models that were compiled by dsocr_graph, and others by a roofline"
-        )
+    stage = scheduled_stage(model, name)
+    leaves = model.leaves_by_stage[name]
     order = [position for position in stage.schedule if position < len(leaves)]
-    inputs = _inputs(model, stage.name, leaves)
+    inputs = _inputs(model, name, leaves)
     counts = Counter(_runs(leaves, order, inputs))
     appended = _appended(leaves)
     return tuple(_kernel(leaves, run, calls, appended) for run, calls in counts.items())

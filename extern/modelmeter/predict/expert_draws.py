@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from modelmeter.dims import uniform_routing
-from modelmeter.predict.draws import log_errors
+from modelmeter.predict.draws import COUNT
 
 SEED = 20261125
 
@@ -35,8 +35,7 @@ def active_expert_draws(experts: int, per_token: int, tokens: int, *, layers: in
     """
     expected = round(uniform_routing(experts, per_token, tokens))
     random = np.random.default_rng((SEED, experts, per_token, tokens))
-    runs = len(log_errors(""))
-    return (expected, *(round(_mean_distinct(random, experts, per_token, tokens, layers)) for _ in range(runs)))
+    return (expected, *(round(_mean_distinct(random, experts, per_token, tokens, layers)) for _ in range(COUNT)))
 
 
 def _mean_distinct(random: np.random.Generator, experts: int, per_token: int, tokens: int, layers: int) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from modelmeter.predict.lattice import Sizes
 
@@ -36,6 +36,12 @@ class Gemm:
     out_features: float
     in_features: float
 
+    @classmethod
+    def at(cls, sizes: Sizes) -> Self:
+        """Return the product at a point of a table, (n, k, m)."""
+        out_features, in_features, rows = sizes
+        return cls(rows=rows, out_features=out_features, in_features=in_features)
+
     @property
     def work(self) -> KernelWork:
         """Two FLOPs per multiply-add, three operands."""
@@ -63,7 +69,15 @@ class Product:
 
 @frozen(kw_only=True)
 class Attention:
-    """One fused attention; fields as in `modelmeter.layers.ScaledDotProductAttention`."""
+    """One fused attention; fields as in `modelmeter.layers.ScaledDotProductAttention`.
+
+    Examples
+    --------
+    >>> Attention.prompt_at((128, 4, 2, 1, 1000)) == Attention(
+    ...     batch=1, heads=8, kv_heads=2, query_length=1000, key_length=1000, head_dim=128, causal=True
+    ... )
+    True
+    """
 
     batch: float
     heads: float
@@ -73,6 +87,40 @@ class Attention:
     head_dim: float
     causal: bool = False
     mask_bytes: float = 0.0
+
+    @classmethod
+    def prompt_at(cls, sizes: Sizes) -> Self:
+        """Return the attention of a prompt at a point of a table.
+
+        Parameters
+        ----------
+        sizes : Sizes
+            (head size, heads per key head, key heads, batch, length).
+        """
+        return evolve(cls._over_itself(sizes), causal=True)
+
+    @classmethod
+    def step_at(cls, sizes: Sizes) -> Self:
+        """Return the attention of one new token at a point of a table; axes as of a prompt, with keys as the length."""
+        return evolve(cls._over_itself(sizes), query_length=1)
+
+    @classmethod
+    def encoder_at(cls, sizes: Sizes) -> Self:
+        """Return the attention without a mask at a point of a table: (head size, heads, batch, length)."""
+        head_dim, heads, batch, length = sizes
+        return cls._over_itself((head_dim, 1, heads, batch, length))
+
+    @classmethod
+    def _over_itself(cls, sizes: Sizes) -> Self:
+        head_dim, heads_per_key_head, kv_heads, batch, length = sizes
+        return cls(
+            batch=batch,
+            heads=heads_per_key_head * kv_heads,
+            kv_heads=kv_heads,
+            query_length=length,
+            key_length=length,
+            head_dim=head_dim,
+        )
 
     @property
     def family(self) -> str:

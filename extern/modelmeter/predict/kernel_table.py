@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations
+from types import MappingProxyType
 
 import numpy as np
 from attrs import field, frozen
@@ -13,22 +15,21 @@ from attrs import field, frozen
 from modelmeter.errors import ModelMeterError
 from modelmeter.predict.calibration import Calibration, Sample, sample_key
 from modelmeter.predict.kernel_time import KernelTime, Method, Work
+from modelmeter.predict.lattice import Lattice, Sizes, log_ratio
+from modelmeter.predict.residuals import Spreads
 from modelmeter.predict.sites import Site, site_of
 from modelmeter.signature import Signature
 
 NEAREST = 4
 """Points that a blend weighs."""
 
-# What one figure of a table may be off by before the table itself shows more: an isolated call against the same call
-# inside the model (caches, allocator). Chosen by hand; `benchmarks/accuracy` prints how many intervals cover what was
-# measured.
-_FLOOR_SPREAD: Mapping[Method, float] = {
-    Method.EXACT: 0.04,
-    Method.BRACKET: 0.06,
-    Method.BLEND: 0.15,
-    Method.HOLD: 0.15,
-    Method.PHYSICAL: 0.5,
-}
+STATED_SPREADS: Mapping[Method, float] = MappingProxyType(
+    {Method.EXACT: 0.04, Method.BRACKET: 0.06, Method.BLEND: 0.15, Method.HOLD: 0.15, Method.PHYSICAL: 0.5}
+)
+"""What a figure may be off by at least, and where too few like it could be checked in the calibration.
+
+A calibration times calls by themselves: what the same call costs inside the model (caches, allocator) it cannot show.
+"""
 
 
 class MissingKernelTimeError(ModelMeterError, LookupError):
@@ -37,10 +38,16 @@ class MissingKernelTimeError(ModelMeterError, LookupError):
 
 @frozen(kw_only=True)
 class _Point:
-    axes: tuple[int, ...]
+    """A sample on its curve."""
+
+    site: Site
     seconds: float
     limit: float  # seconds at the machine's peak rates
     launches: int
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return self.site.axes
 
 
 @frozen(kw_only=True)
@@ -50,6 +57,10 @@ class KernelTable:
     The order of resolution: the very call; two measured sizes of the same call, linear in the logarithms; the
     efficiency of the nearest calls, of the same curve or else of the same kind; nothing is an error unless physical
     times are asked for. Efficiency is the time at peak rates over the measured time.
+
+    How far a figure may be off is seen from the calibration itself: a pass, a sample or a whole curve is left out and
+    predicted from what remains, by the same method. The logarithms of measured over predicted time are the residuals
+    that an interval resamples (`modelmeter.predict.spread.Spread`).
 
     Attributes
     ----------
@@ -122,29 +133,31 @@ class KernelTable:
     def _look_up(self, key: str, site: Site, limit: float) -> KernelTime:
         if key in self._central:
             return self._answer(self._central[key], Method.EXACT, site)
-        points = self._curves.get(site.key, ())
-        between = interpolate([(point.axes, point.seconds) for point in points], site.axes)
-        if between is not None:
-            exact = any(point.axes == site.axes for point in points)
-            return self._answer(between, Method.EXACT if exact else Method.BRACKET, site)
-        if points:
-            inside = all(
-                min(column) <= size <= max(column)
-                for size, column in zip(site.axes, zip(*(point.axes for point in points), strict=True), strict=True)
-            )
-            seconds = self._blend(limit, _nearest(points, site.axes))
-            return self._answer(seconds, Method.BLEND if inside else Method.HOLD, site)
-        siblings = self._kinds.get(site.kind, ())
-        if siblings:
-            return self._answer(self._blend(limit, _nearest_work(siblings, limit)), Method.BLEND, site)
+        found = self._estimate(site, limit, self._curves.get(site.key, ()), self._kinds.get(site.kind, ()))
+        if found is not None:
+            return self._answer(*found, site)
         if self.physical:
             return self._answer(max(limit / self._mean_efficiency, self._floor), Method.PHYSICAL, site)
         raise self._missing(key, site)
 
-    def _answer(self, seconds: float, method: Method, site: Site) -> KernelTime:
-        return KernelTime(
-            seconds=seconds, method=method, family=site.family, group=site.key, log_spread=_FLOOR_SPREAD[method]
+    def _estimate(
+        self, site: Site, limit: float, curve: Sequence[_Point], relatives: Sequence[_Point]
+    ) -> tuple[float, Method] | None:
+        """Return the seconds at a site from points of its curve, or else of its kind, and how; None without either."""
+        if not curve:
+            return (self._blend(limit, _nearest_work(relatives, limit)), Method.BLEND) if relatives else None
+        around = _lattice(curve).between(site.axes)
+        if around is not None:
+            return around.seconds, Method.BRACKET if around.between else Method.EXACT
+        inside = all(
+            min(column) <= size <= max(column)
+            for size, column in zip(site.axes, zip(*(point.axes for point in curve), strict=True), strict=True)
         )
+        return self._blend(limit, _nearest(curve, site.axes)), Method.BLEND if inside else Method.HOLD
+
+    def _answer(self, seconds: float, method: Method, site: Site) -> KernelTime:
+        spread = self._spreads.of(site.family, method)
+        return KernelTime(seconds=seconds, method=method, family=site.family, group=site.key, spread=spread)
 
     def _blend(self, limit: float, weighted: Sequence[tuple[float, _Point]]) -> float:
         """Return the limit over the weighted mean of the points' efficiencies, never below the fastest call."""
@@ -159,10 +172,27 @@ class KernelTable:
         return max(work.flops / fastest_matrix, work.bytes / peaks.bandwidth) + self._floor
 
     @cached_property
+    def _spreads(self) -> Spreads:
+        return Spreads.from_residuals(self._residuals(), stated=STATED_SPREADS)
+
+    def _residuals(self) -> Iterator[tuple[str, Method, float]]:
+        """Yield logarithms of measured over predicted time of what is left out: a pass, a sample, a whole curve."""
+        for point, sample in zip(self._points, self.calibration.samples, strict=True):
+            others = [other for other in self._curves[point.site.key] if other is not point]
+            strangers = [other for other in self._kinds[point.site.kind] if other.site.key != point.site.key]
+            predicted = [(seconds, Method.EXACT) for seconds in _with_a_pass_less(sample, self._share)]
+            predicted += [self._estimate(point.site, point.limit, curve, strangers) for curve in (others, ())]
+            for seconds, method in filter(None, predicted):
+                yield point.site.family, method, math.log(point.seconds / seconds)
+
+    @property
+    def _share(self) -> float:
+        """The quantile of the passes that counts: on a CPU the lower, since noise only adds; on a GPU the median."""
+        return 0.25 if self.calibration.machine.kind == "cpu" else 0.5
+
+    @cached_property
     def _central(self) -> Mapping[str, float]:
-        """One figure per sample: on a CPU the lower quartile, since noise only adds; on a GPU the median."""
-        share = 0.25 if self.calibration.machine.kind == "cpu" else 0.5
-        return {sample.key: sample.quantile(share) for sample in self.calibration.samples}
+        return {sample.key: sample.quantile(self._share) for sample in self.calibration.samples}
 
     @cached_property
     def _launches(self) -> Mapping[str, int]:
@@ -174,86 +204,59 @@ class KernelTable:
 
     @cached_property
     def _curves(self) -> Mapping[str, tuple[_Point, ...]]:
-        found: dict[str, list[_Point]] = {}
-        for site, point in self._sited:
-            found.setdefault(site.key, []).append(point)
-        return {key: tuple(points) for key, points in found.items()}
+        return _grouped(self._points, lambda point: point.site.key)
 
     @cached_property
     def _kinds(self) -> Mapping[str, tuple[_Point, ...]]:
-        found: dict[str, list[_Point]] = {}
-        for site, point in self._sited:
-            found.setdefault(site.kind, []).append(point)
-        return {key: tuple(points) for key, points in found.items()}
+        return _grouped(self._points, lambda point: point.site.kind)
 
     @cached_property
-    def _sited(self) -> tuple[tuple[Site, _Point], ...]:
-        return tuple(self._place(sample) for sample in self.calibration.samples)
-
-    def _place(self, sample: Sample) -> tuple[Site, _Point]:
-        site = site_of(sample.signature, sample.conditions)
-        limit = self._limit(Work(flops=sample.flops, bytes=sample.bytes))
-        return site, _Point(axes=site.axes, seconds=self._central[sample.key], limit=limit, launches=sample.launches)
+    def _points(self) -> tuple[_Point, ...]:
+        return tuple(
+            _Point(
+                site=site_of(sample.signature, sample.conditions),
+                seconds=self._central[sample.key],
+                limit=self._limit(Work(flops=sample.flops, bytes=sample.bytes)),
+                launches=sample.launches,
+            )
+            for sample in self.calibration.samples
+        )
 
     @cached_property
     def _mean_efficiency(self) -> float:
-        logs = [math.log(point.limit / point.seconds) for _, point in self._sited]
+        logs = [math.log(point.limit / point.seconds) for point in self._points]
         return math.exp(float(np.mean(logs))) if logs else 1.0
 
 
-def interpolate(points: Sequence[tuple[tuple[int, ...], float]], at: tuple[int, ...]) -> float | None:
-    """Return a value between points on a partial grid, linear in the logarithms of sizes and values, or None.
-
-    One axis after the other: where the size was measured, those points; else the nearest smaller and the nearest
-    larger size at which the remaining axes can be answered. Equal points are averaged. Nothing is extrapolated.
-
-    Examples
-    --------
-    >>> round(interpolate([((1,), 10.0), ((4,), 40.0)], (2,)), 6)
-    20.0
-    >>> interpolate([((1,), 10.0), ((4,), 40.0)], (5,)) is None
-    True
-    """
-    if not points:
-        return None
-    if not at:
-        return math.exp(sum(math.log(value) for _, value in points) / len(points))
-    size, rest = at[0], at[1:]
-    groups: dict[int, list[tuple[tuple[int, ...], float]]] = {}
-    for axes, value in points:
-        groups.setdefault(axes[0], []).append((axes[1:], value))
-    if size in groups:
-        found = interpolate(groups[size], rest)
-        if found is not None:
-            return found
-    low = _first_answer(groups, sorted((other for other in groups if other < size), reverse=True), rest)
-    high = _first_answer(groups, sorted(other for other in groups if other > size), rest)
-    if low is None or high is None:
-        return None
-    share = (math.log(max(size, 1)) - _log(low[0])) / (_log(high[0]) - _log(low[0]))
-    return math.exp(math.log(low[1]) * (1 - share) + math.log(high[1]) * share)
+def _with_a_pass_less(sample: Sample, share: float) -> list[float]:
+    """Return the figure that a sample would have without each one of its passes; none where it has but one."""
+    if len(sample.seconds) == 1:
+        return []
+    rests = tuple(combinations(sample.seconds, len(sample.seconds) - 1))
+    return np.quantile(rests, share, axis=1).tolist()
 
 
-def _first_answer(
-    groups: Mapping[int, Sequence[tuple[tuple[int, ...], float]]], sizes: Sequence[int], rest: tuple[int, ...]
-) -> tuple[int, float] | None:
-    for size in sizes:
-        found = interpolate(groups[size], rest)
-        if found is not None:
-            return size, found
-    return None
+def _grouped(points: Sequence[_Point], name: Callable[[_Point], str]) -> Mapping[str, tuple[_Point, ...]]:
+    found: dict[str, list[_Point]] = {}
+    for point in points:
+        found.setdefault(name(point), []).append(point)
+    return {key: tuple(group) for key, group in found.items()}
 
 
-@lru_cache(maxsize=4096)
-def _log(size: int) -> float:
-    return math.log(max(size, 1))
+def _lattice(points: Sequence[_Point]) -> Lattice:
+    """Return the points as a lattice; equal ones are averaged in the logarithm."""
+    logs: dict[Sizes, list[float]] = {}
+    for point in points:
+        logs.setdefault(point.axes, []).append(math.log(point.seconds))
+    axes = tuple(map(str, range(len(points[0].axes))))
+    return Lattice(axes=axes, points={sizes: math.exp(sum(each) / len(each)) for sizes, each in logs.items()})
 
 
 def _nearest(points: Sequence[_Point], at: tuple[int, ...]) -> list[tuple[float, _Point]]:
     """Return the nearest points in the logarithms of the sizes, with weights that fall with the distance."""
 
     def distance(point: _Point) -> float:
-        return math.sqrt(sum((_log(size) - _log(other)) ** 2 for size, other in zip(at, point.axes, strict=True)))
+        return math.sqrt(sum(log_ratio(size, other) ** 2 for size, other in zip(at, point.axes, strict=True)))
 
     return _weighted(points, [distance(point) for point in points])
 

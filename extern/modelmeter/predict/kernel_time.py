@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from functools import cached_property
 
 from attrs import frozen
+
+from modelmeter.costs import Draws
+from modelmeter.predict.spread import Spread
 
 
 class Method(StrEnum):
@@ -35,15 +40,20 @@ class KernelTime:
         Kind of operator, for statements on where a prediction comes from: "gemm", "attention", "memory", ...
     group : str
         Calls of one group err together: they rest on the same measured points.
-    log_spread : float
-        Standard deviation of the logarithm of true over predicted time.
+    spread : Spread
+        How far the seconds may be off.
     """
 
     seconds: float
     method: Method
     family: str
     group: str
-    log_spread: float
+    spread: Spread
+
+    @cached_property
+    def factors(self) -> Draws:
+        """True over predicted time in each sampled run."""
+        return self.spread.factors(self.group)
 
 
 @frozen(kw_only=True)
@@ -64,3 +74,28 @@ class SourceShare:
     method: Method
     seconds: float
     calls: int
+
+
+def statement_of(times: Iterable[tuple[KernelTime, float]]) -> tuple[SourceShare, ...]:
+    """Return the seconds and calls of some times with their numbers of executions, by family and method.
+
+    Returns
+    -------
+    tuple of SourceShare
+        The one with the most seconds first.
+
+    Examples
+    --------
+    >>> time = KernelTime(seconds=2.0, method=Method.EXACT, family="gemm", group="", spread=Spread(stated=0.0))
+    >>> [(share.family, share.seconds, share.calls) for share in statement_of([(time, 3.0), (time, 1.0)])]
+    [('gemm', 8.0, 4)]
+    """
+    sums: dict[tuple[str, Method], tuple[float, float]] = {}
+    for time, calls in times:
+        seconds, executions = sums.get((time.family, time.method), (0.0, 0.0))
+        sums[time.family, time.method] = seconds + time.seconds * calls, executions + calls
+    shares = [
+        SourceShare(family=family, method=method, seconds=seconds, calls=round(calls))
+        for (family, method), (seconds, calls) in sums.items()
+    ]
+    return tuple(sorted(shares, key=lambda share: -share.seconds))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from attrs import field, frozen
 
 Sizes = tuple[float, ...]
-"""One number per axis; all above 0."""
+"""One number per axis, none negative; in logarithms 0 counts as 1."""
 
 
 @frozen(kw_only=True)
@@ -38,6 +38,11 @@ class Surrounding:
     neighbours: tuple[Neighbour, ...]
     between: frozenset[int] = frozenset()
     beyond: frozenset[int] = frozenset()
+
+    @property
+    def seconds(self) -> float:
+        """The mean of the neighbours by their weights, in the logarithm."""
+        return math.exp(sum(neighbour.weight * math.log(neighbour.seconds) for neighbour in self.neighbours))
 
 
 @frozen(kw_only=True)
@@ -81,9 +86,27 @@ class Lattice:
         """Return the measured points on both sides of each axis, with weights that are linear in the logarithms.
 
         Axes are looked up one after the other: the sizes that were measured along the second are those at the first
-        axis's size, so a grid may have gaps.
+        axis's size, so a grid may have gaps. Outside of what was measured the nearest size stands.
         """
-        return _around(self._root, sizes, axis=0)
+        found = _around(self._root, sizes, axis=0, hold=True)
+        assert found is not None  # a lattice has a point, and it stands for all that is outside
+        return found
+
+    def between(self, sizes: Sizes) -> Surrounding | None:
+        """Return the same without anything that is outside, or None: rows that would have to hold are passed over.
+
+        Examples
+        --------
+        At n = 2 only m = 1 was measured, so m = 4 comes from n = 1 and n = 4, which have both.
+
+        >>> points = {(1, 1): 1.0, (1, 4): 4.0, (2, 1): 2.0, (4, 1): 4.0, (4, 4): 16.0}
+        >>> lattice = Lattice(axes=("n", "m"), points=points)
+        >>> [(neighbour.sizes, neighbour.weight) for neighbour in lattice.between((2, 4)).neighbours]
+        [((1, 4), 0.5), ((4, 4), 0.5)]
+        >>> lattice.between((5, 1)) is None
+        True
+        """
+        return _around(self._root, sizes, axis=0, hold=False)
 
     @cached_property
     def fastest(self) -> float:
@@ -95,45 +118,54 @@ class Lattice:
         return _branch(sorted(self.points.items()), depth=0)
 
 
-def _around(node: _Branch | float, sizes: Sizes, *, axis: int) -> Surrounding:
+def _around(node: _Branch | float, sizes: Sizes, *, axis: int, hold: bool) -> Surrounding | None:
     """Return what surrounds the sizes from an axis on; the neighbours' sizes begin at this axis."""
     if not isinstance(node, _Branch):
         return Surrounding(neighbours=(Neighbour(sizes=(), seconds=node, weight=1.0),))
-    chosen = _beside(node.sizes, sizes[axis])
-    parts = [(index, share, _around(node.children[index], sizes, axis=axis + 1)) for index, share in chosen]
-    outside = len(chosen) == 1 and node.sizes[chosen[0][0]] != sizes[axis]
+
+    def first(positions: Iterable[int]) -> tuple[float, Surrounding] | None:
+        for position in positions:
+            found = _around(node.children[position], sizes, axis=axis + 1, hold=hold)
+            if found is not None:
+                return node.sizes[position], found
+        return None
+
+    below, above = bisect_left(node.sizes, sizes[axis]), bisect_right(node.sizes, sizes[axis])
+    equal = first(range(below, above))
+    if equal is not None:
+        return _joined([(1.0, *equal)])
+    low, high = first(reversed(range(below))), first(range(above, len(node.sizes)))
+    if low is not None and high is not None:
+        share = log_ratio(sizes[axis], low[0]) / log_ratio(high[0], low[0])
+        return _joined([(1.0 - share, *low), (share, *high)], between=axis)
+    edge = low or high
+    return _joined([(1.0, *edge)], beyond=axis) if hold and edge is not None else None
+
+
+def _joined(
+    parts: Sequence[tuple[float, float, Surrounding]], *, between: int | None = None, beyond: int | None = None
+) -> Surrounding:
+    """Return surroundings at some sizes of an axis, with shares, as one."""
     return Surrounding(
         neighbours=tuple(
-            Neighbour(sizes=(node.sizes[index], *found.sizes), seconds=found.seconds, weight=share * found.weight)
-            for index, share, part in parts
+            Neighbour(sizes=(size, *found.sizes), seconds=found.seconds, weight=share * found.weight)
+            for share, size, part in parts
             for found in part.neighbours
         ),
-        between=frozenset({axis} if len(chosen) > 1 else ()).union(*(part.between for _, _, part in parts)),
-        beyond=frozenset({axis} if outside else ()).union(*(part.beyond for _, _, part in parts)),
+        between=frozenset(() if between is None else {between}).union(*(part.between for _, _, part in parts)),
+        beyond=frozenset(() if beyond is None else {beyond}).union(*(part.beyond for _, _, part in parts)),
     )
 
 
 def _branch(points: Sequence[tuple[Sizes, float]], depth: int) -> _Branch | float:
     if depth == len(points[0][0]):
         return points[0][1]
-    groups = _groups(points, depth)
-    return _Branch(sizes=tuple(groups), children=tuple(_branch(group, depth=depth + 1) for group in groups.values()))
-
-
-def _groups(points: Iterable[tuple[Sizes, float]], depth: int) -> dict[float, list[tuple[Sizes, float]]]:
     groups: dict[float, list[tuple[Sizes, float]]] = {}
     for point in points:
         groups.setdefault(point[0][depth], []).append(point)
-    return groups
+    return _Branch(sizes=tuple(groups), children=tuple(_branch(group, depth=depth + 1) for group in groups.values()))
 
 
-def _beside(sizes: Sequence[float], size: float) -> tuple[tuple[int, float], ...]:
-    """Return the positions of the sizes on both sides with their shares; one where it was measured or is outside."""
-    position = bisect_left(sizes, size)
-    if position == len(sizes):
-        return ((position - 1, 1.0),)
-    if position == 0 or sizes[position] == size:
-        return ((position, 1.0),)
-    low, high = sizes[position - 1], sizes[position]
-    share = math.log(size / low) / math.log(high / low)
-    return ((position - 1, 1.0 - share), (position, share))
+def log_ratio(size: float, other: float) -> float:
+    """Return the logarithm of a size over another, of which 0 counts as 1."""
+    return math.log(max(size, 1) / max(other, 1))

@@ -2,69 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from attrs import frozen
 
-from modelmeter.devices import DeviceSpec, load_device
-from modelmeter.errors import InvalidDeviceError, ModelMeterError, UnknownNameError
-from modelmeter.predict.lattice import Lattice
+from modelmeter.devices import load_device
+from modelmeter.dims import uniform_routing
+from modelmeter.errors import UnknownNameError
+from modelmeter.predict.device_records import SYSTEMS, MissingTablesError
+from modelmeter.predict.kernel_calls import Experts
+from modelmeter.predict.lattice import Lattice, Sizes
 from modelmeter.predict.table_files import (
     PACKAGE,
     Columns,
-    TablesFormatError,
     current_version,
     package_version,
     read_rows,
-    read_yaml,
     systems_folder,
 )
 
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 """Serving frameworks whose kernels were measured."""
 
-SYSTEMS: Mapping[str, str] = MappingProxyType(
-    {
-        "a100-80gb-pcie": "a100_pcie",
-        "a100-80gb-sxm": "a100_sxm",
-        "b200": "b200_sxm",
-        "h100-pcie": "h100_pcie",
-        "h100-sxm": "h100_sxm",
-        "h200": "h200_sxm",
-        "l4": "l4",
-        "l40s": "l40s",
-    }
-)
-"""The package's name of each device of devices.toml that it has a record of."""
-
-# Every figure of both may be rounded: 989.4 and 989 TFLOP/s are one peak.
-_TOLERANCE = 0.01
+_SHAPE = ("hidden_size", "inter_size", "topk", "num_experts")
 
 # Experts without a gate (two products instead of three, squared ReLU): the tables do not say which. These are the sizes
 # of Nemotron 3 Nano, (hidden, intermediate) per expert, and the experts per token of its larger siblings.
 _UNGATED_SIZES = frozenset({(2688, 1856)})
 _UNGATED_PER_TOKEN = 22
-
-
-class MissingTablesError(ModelMeterError, LookupError):
-    """The installed package has no tables of a device, or none of one framework."""
-
-
-@frozen(kw_only=True)
-class DeviceRecord:
-    """What the package says of a system: peaks, and how memory-bound kernels came out."""
-
-    system: str
-    matrix_flops: Mapping[str, float]  # dense FLOP/s by type: "bf16", "fp8"
-    memory_bandwidth: float  # bytes per second
-    memory_bytes: int  # as a program sees them
-    power: float  # watts
-    memory_efficiency: float  # share of the bandwidth that memory-bound kernels reach, by NVIDIA's observation
-    kernel_latency: float  # seconds that a memory-bound kernel takes beside, by the same observation
 
 
 @frozen(kw_only=True)
@@ -77,6 +44,21 @@ class ExpertSite:
     experts: int
     balanced: bool  # whether tokens went to the experts in turn; else by a power law, near to uniform draws
     times: Lattice  # one axis: tokens
+
+    def block_at(self, sizes: Sizes) -> Experts:
+        """Return the block at a point of its times, with as many active experts as the tokens of the table reached."""
+        (tokens,) = sizes
+        in_turn = min(self.experts, tokens * self.experts_per_token)
+        return Experts(
+            tokens=tokens,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            experts_per_token=self.experts_per_token,
+            experts=self.experts,
+            active_experts=in_turn
+            if self.balanced
+            else uniform_routing(self.experts, self.experts_per_token, int(tokens)),
+        )
 
 
 @frozen(kw_only=True)
@@ -189,75 +171,6 @@ def load_op_tables(device: str, framework: str = "vllm") -> OpTables:
     )
 
 
-def load_device_record(device: str) -> DeviceRecord:
-    """Return the package's record of a device.
-
-    Raises
-    ------
-    MissingTablesPackageError
-        When the package is not installed.
-    MissingTablesError
-        When it has no record of the device.
-    """
-    folder = systems_folder()
-    if device not in SYSTEMS:
-        raise MissingTablesError(f"{PACKAGE} has no record of {device}; it has those of {', '.join(SYSTEMS)}")
-    path = folder / f"{SYSTEMS[device]}.yaml"
-    gpu = read_yaml(path).get("gpu", {})
-    try:
-        peaks = {"bf16": gpu["bfloat16_tc_flops"], "fp8": gpu.get("fp8_tc_flops")}
-        return DeviceRecord(
-            system=SYSTEMS[device],
-            matrix_flops={dtype: float(peak) for dtype, peak in peaks.items() if peak is not None},
-            memory_bandwidth=float(gpu["mem_bw"]),
-            memory_bytes=int(gpu["mem_capacity"]),
-            power=float(gpu["power"]),
-            memory_efficiency=float(gpu["mem_bw_empirical_scaling_factor"]),
-            kernel_latency=float(gpu["mem_empirical_constant_latency"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TablesFormatError(f"{path} has no figure {error}") from error
-
-
-def check_against_tables(device: DeviceSpec) -> None:
-    """Check that a device's peaks, bandwidth, memory and power agree with the installed package's record.
-
-    Raises
-    ------
-    InvalidDeviceError
-        When they differ by more than rounding does; for a peak that is twice the other, the message says that one of
-        the two counts sparsity.
-    MissingTablesPackageError, MissingTablesError
-        When there is nothing to compare with.
-    """
-    record = load_device_record(device.key)
-    pairs = {
-        **{
-            f"{dtype} peak": (device.matrix_flops.get(dtype, math.nan), peak)
-            for dtype, peak in record.matrix_flops.items()
-        },
-        "bandwidth": (device.memory_bandwidth, record.memory_bandwidth),
-        "power": (device.tdp, record.power),
-    }
-    problems = [
-        f"{name} is {ours:g} here and {theirs:g} there{_sparsity_hint(ours / theirs)}"
-        for name, (ours, theirs) in pairs.items()
-        if not math.isclose(ours, theirs, rel_tol=_TOLERANCE)
-    ]
-    if not record.memory_bytes * (1 - _TOLERANCE) <= device.memory_bytes <= record.memory_bytes * 1.1:
-        # what a program sees lies below what is built in: ECC and the driver take their part
-        problems.append(f"memory is {device.memory_bytes} bytes here and {record.memory_bytes} there")
-    if problems:
-        raise InvalidDeviceError(
-            f"device {device.key!r} disagrees with the record {record.system} of {PACKAGE}: {'; '.join(problems)}. "
-            "Correct devices.toml, with a source for each figure"
-        )
-
-
-def _sparsity_hint(ratio: float) -> str:
-    return ", so one of the two counts sparsity" if math.isclose(max(ratio, 1 / ratio), 2, rel_tol=_TOLERANCE) else ""
-
-
 # --- tables
 
 
@@ -293,27 +206,30 @@ def _encoder_attention(files: _Tables) -> Lattice | None:
 
 
 def _expert_sites(files: _Tables) -> tuple[ExpertSite, ...]:
-    names = ("hidden_size", "inter_size", "topk", "num_experts")
+    """Return the shapes that were measured with balanced tokens, or else with those by a power law."""
     one_gpu = {"moe_dtype": "bfloat16", "moe_tp_size": 1, "moe_ep_size": 1}
     for routing in ("balanced", "power_law_1.01"):
-        columns = files.columns("moe", "moe", (*names, "num_tokens"), {**one_gpu, "distribution": routing})
+        columns = files.columns("moe", "moe", (*_SHAPE, "num_tokens"), {**one_gpu, "distribution": routing})
         if columns is not None:
-            shapes = np.stack([columns[name] for name in names], axis=1)
-            return tuple(
-                ExpertSite(
-                    hidden_size=shape[0],
-                    intermediate_size=shape[1],
-                    experts_per_token=shape[2],
-                    experts=shape[3],
-                    balanced=routing == "balanced",
-                    times=_lattice({name: columns[name][rows] for name in ("num_tokens", "latency")}),
-                )
-                for shape in np.unique(shapes, axis=0).tolist()
-                if _is_gated(*shape)
-                for rows in [(shapes == shape).all(axis=1)]
-            )
+            return tuple(_sites(columns, balanced=routing == "balanced"))
     return ()
 
 
-def _is_gated(hidden: int, intermediate: int, per_token: int, _experts: int) -> bool:
+def _sites(columns: Columns, *, balanced: bool) -> Iterator[ExpertSite]:
+    shapes = np.stack([columns[name] for name in _SHAPE], axis=1)
+    for shape in np.unique(shapes, axis=0).tolist():
+        hidden_size, intermediate_size, per_token, experts = shape
+        if _is_gated(hidden_size, intermediate_size, per_token):
+            rows = (shapes == shape).all(axis=1)
+            yield ExpertSite(
+                hidden_size=hidden_size,
+                intermediate_size=intermediate_size,
+                experts_per_token=per_token,
+                experts=experts,
+                balanced=balanced,
+                times=_lattice({name: columns[name][rows] for name in ("num_tokens", "latency")}),
+            )
+
+
+def _is_gated(hidden: int, intermediate: int, per_token: int) -> bool:
     return (hidden, intermediate) not in _UNGATED_SIZES and per_token != _UNGATED_PER_TOKEN

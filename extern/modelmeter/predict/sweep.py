@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from modelmeter.workload import StageRun
+from modelmeter.workload import StageRun, Workload
 
 MOST_POINTS = 9
 """Steps of a sweep that are evaluated; times change slowly along it."""
@@ -33,3 +33,20 @@ def sweep_points(run: StageRun) -> Iterator[tuple[Mapping[str, int], float]]:
     for index, step in enumerate(chosen):
         hat = np.interp(steps, chosen, np.eye(len(chosen))[index])
         yield {**run.bindings, run.sweep: start + int(step)}, float(hat.sum())
+
+
+def workload_points(workload: Workload) -> Iterator[tuple[str, Mapping[str, int], float]]:
+    """Yield stage, sizes and weight of the steps that stand for all executions of a workload.
+
+    Examples
+    --------
+    >>> from modelmeter.workload import WorkloadItem
+    >>> runs = (StageRun(stage="encode", count=2, bindings={}), StageRun(stage="decode", count=3, bindings={"T": 7}))
+    >>> page = WorkloadItem(name="page", documents=1, runs=runs)
+    >>> list(workload_points(Workload(name="pages", items=(page,))))
+    [('encode', {}, 2.0), ('decode', {'T': 7}, 3.0)]
+    """
+    for item in workload.items:
+        for run in item.runs:
+            for sizes, weight in sweep_points(run):
+                yield run.stage, sizes, weight

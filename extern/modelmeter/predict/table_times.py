@@ -14,11 +14,12 @@ from types import MappingProxyType
 from attrs import evolve, field, frozen
 
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import uniform_routing
+from modelmeter.predict.device_records import DeviceRecord
 from modelmeter.predict.kernel_calls import Attention, Call, Experts, Gemm, KernelWork, Product, Streaming, Untabled
 from modelmeter.predict.kernel_time import KernelTime, Method
 from modelmeter.predict.lattice import Lattice, Sizes, Surrounding
-from modelmeter.predict.op_tables import DeviceRecord, ExpertSite, OpTables
+from modelmeter.predict.op_tables import ExpertSite, OpTables
+from modelmeter.predict.spread import Spread
 
 LOG_SPREADS: Mapping[Method, float] = MappingProxyType(
     {
@@ -58,7 +59,7 @@ class _Reference:
     """A table to compare a call with."""
 
     lattice: Lattice
-    work_at: Callable[[Sizes], KernelWork]
+    call_at: Callable[[Sizes], Call]  # at one of its points
     kinds: int  # the first axes, which tell calls apart that are not sizes of one another
 
     @property
@@ -125,7 +126,7 @@ class TableTimes:
             method=Method.PHYSICAL,
             family=call.family,
             group=f"{call.family} by rates",
-            log_spread=LOG_SPREADS[Method.PHYSICAL],
+            spread=Spread(stated=LOG_SPREADS[Method.PHYSICAL]),
         )
 
     def parts(self, call: Call) -> Mapping[str, float]:
@@ -166,7 +167,7 @@ class TableTimes:
 
     @property
     def _products(self) -> _Reference:
-        return _Reference(lattice=self.tables.gemm, work_at=_gemm_work, kinds=2)
+        return _Reference(lattice=self.tables.gemm, call_at=Gemm.at, kinds=2)
 
     def _attention(self, call: Attention) -> KernelTime | None:
         """Return the time of an attention; a mask is in no table, so its bytes come on top."""
@@ -174,14 +175,16 @@ class TableTimes:
         causal, encoder = self.tables.context_attention, self.tables.encoder_attention
         if call.query_length == 1 and not call.mask_bytes:
             lattice = self.tables.generation_attention
-            return lattice and self._answer(call, _Reference(lattice=lattice, work_at=_step_work, kinds=3), grouped)
+            return lattice and self._answer(
+                call, _Reference(lattice=lattice, call_at=Attention.step_at, kinds=3), grouped
+            )
         if call.query_length != call.key_length:
             return None
         if call.causal or encoder is None:  # older systems have no encoder table: as efficient as a causal kernel
-            reference = causal and _Reference(lattice=causal, work_at=_prompt_work, kinds=3)
+            reference = causal and _Reference(lattice=causal, call_at=Attention.prompt_at, kinds=3)
             answer = self._answer if call.causal and not call.mask_bytes else self._borrowed
             return reference and answer(call, reference, grouped)
-        reference = _Reference(lattice=encoder, work_at=_encoder_work, kinds=2)
+        reference = _Reference(lattice=encoder, call_at=Attention.encoder_at, kinds=2)
         answer = self._borrowed if call.mask_bytes else self._answer
         return answer(call, reference, (call.head_dim, call.heads, call.batch, call.key_length))
 
@@ -195,38 +198,22 @@ class TableTimes:
         ]
         floor = KERNELS_PER_EXPERT_BLOCK * self.tables.gemm.fastest
         slowdown = sum(
-            share * self._slowdown(around, _work_of_site(site), floor)
+            share * self._slowdown(around, site.block_at, floor)
             for (share, site), around in zip(nearest, arounds, strict=True)
         )
         methods = {_method(around, kinds=0) for around in arounds}
         method = methods.pop() if len(nearest) == 1 else Method.HOLD if Method.HOLD in methods else Method.BLEND
-        found = KernelTime(
-            seconds=self._limit(call.work, floor) * math.exp(slowdown),
-            method=method,
-            family=call.family,
-            group=" ".join(
-                (call.family, *(f"{site.hidden_size}x{site.intermediate_size}x{site.experts}" for _, site in nearest))
-            ),
-            log_spread=LOG_SPREADS[method],
-        )
-        return self._no_faster_than_possible(found, call.work)
+        points = [(site.hidden_size, site.intermediate_size, site.experts) for _, site in nearest]
+        return self._timed(call, self._limit(call.work, floor) * math.exp(slowdown), method, points)
 
     # --- resolution
 
     def _answer(self, call: Call, reference: _Reference, sizes: Sizes) -> KernelTime:
         around = reference.lattice.around(sizes)
         method = _method(around, reference.kinds)
-        slowdown = self._slowdown(around, reference.work_at, reference.floor)
-        found = KernelTime(
-            seconds=self._limit(call.work, reference.floor) * math.exp(slowdown),
-            method=method,
-            family=call.family,
-            group=" ".join(
-                (call.family, *("x".join(f"{size:g}" for size in neighbour.sizes) for neighbour in around.neighbours))
-            ),
-            log_spread=LOG_SPREADS[method],
-        )
-        return self._no_faster_than_possible(found, call.work)
+        slowdown = self._slowdown(around, reference.call_at, reference.floor)
+        points = [neighbour.sizes for neighbour in around.neighbours]
+        return self._timed(call, self._limit(call.work, reference.floor) * math.exp(slowdown), method, points)
 
     def _borrowed(self, call: Call, reference: _Reference, sizes: Sizes) -> KernelTime:
         """Return the time of a call that has the efficiency of another operator: at best a blend, all err together."""
@@ -235,19 +222,27 @@ class TableTimes:
             found,
             method=Method.HOLD if found.method is Method.HOLD else Method.BLEND,
             group=call.family,
-            log_spread=BORROWED_SPREAD,
+            spread=Spread(stated=BORROWED_SPREAD),
         )
 
-    def _slowdown(self, around: Surrounding, work_at: Callable[[Sizes], KernelWork], floor: float) -> float:
+    def _slowdown(self, around: Surrounding, call_at: Callable[[Sizes], Call], floor: float) -> float:
         """Return the mean logarithm of seconds over the limit."""
         return sum(
-            neighbour.weight * math.log(neighbour.seconds / self._limit(work_at(neighbour.sizes), floor))
+            neighbour.weight * math.log(neighbour.seconds / self._limit(call_at(neighbour.sizes).work, floor))
             for neighbour in around.neighbours
         )
 
-    def _no_faster_than_possible(self, found: KernelTime, work: KernelWork) -> KernelTime:
-        cold = work.cold_bytes / self.device.memory_bandwidth / STREAMING_CEILING
-        least = max(work.flops / self._peak, cold)
+    def _timed(self, call: Call, seconds: float, method: Method, points: Sequence[Sizes]) -> KernelTime:
+        """Return a time that rests on some points, as one that is no faster than possible."""
+        found = KernelTime(
+            seconds=seconds,
+            method=method,
+            family=call.family,
+            group=" ".join((call.family, *("x".join(f"{size:g}" for size in sizes) for sizes in points))),
+            spread=Spread(stated=LOG_SPREADS[method]),
+        )
+        cold = call.work.cold_bytes / self.device.memory_bandwidth / STREAMING_CEILING
+        least = max(call.work.flops / self._peak, cold)
         return found if found.seconds >= least else evolve(found, seconds=least, method=Method.HOLD)
 
 
@@ -257,56 +252,6 @@ def _method(around: Surrounding, kinds: int) -> Method:
     if any(axis < kinds for axis in around.between):
         return Method.BLEND
     return Method.BRACKET if around.between else Method.EXACT
-
-
-# --- work at the points of the tables
-
-
-def _gemm_work(sizes: Sizes) -> KernelWork:
-    out_features, in_features, rows = sizes
-    return Gemm(rows=rows, out_features=out_features, in_features=in_features).work
-
-
-def _step_work(sizes: Sizes) -> KernelWork:
-    return evolve(_grouped(sizes), query_length=1).work
-
-
-def _prompt_work(sizes: Sizes) -> KernelWork:
-    return evolve(_grouped(sizes), causal=True).work
-
-
-def _encoder_work(sizes: Sizes) -> KernelWork:
-    head_dim, heads, batch, length = sizes
-    return _grouped((head_dim, 1, heads, batch, length)).work
-
-
-def _grouped(sizes: Sizes) -> Attention:
-    head_dim, heads_per_key_head, kv_heads, batch, length = sizes
-    return Attention(
-        batch=batch,
-        heads=heads_per_key_head * kv_heads,
-        kv_heads=kv_heads,
-        query_length=length,
-        key_length=length,
-        head_dim=head_dim,
-    )
-
-
-def _work_of_site(site: ExpertSite) -> Callable[[Sizes], KernelWork]:
-    def work(sizes: Sizes) -> KernelWork:
-        (tokens,) = sizes
-        per_token, experts = site.experts_per_token, site.experts
-        in_turn = min(experts, tokens * per_token)
-        return Experts(
-            tokens=tokens,
-            hidden_size=site.hidden_size,
-            intermediate_size=site.intermediate_size,
-            experts_per_token=per_token,
-            experts=experts,
-            active_experts=in_turn if site.balanced else uniform_routing(experts, per_token, int(tokens)),
-        ).work
-
-    return work
 
 
 def _nearest_sites(sites: Sequence[ExpertSite], call: Experts) -> list[tuple[float, ExpertSite]]:

@@ -62,9 +62,9 @@ def serial(steps: Sequence[Step]) -> list[Advance]:
     [2.0, 0.5, 2.0]
     """
     advances: list[Advance] = []
-    now = _zeros(steps)
+    now = none = _zeros(steps)
     for step in steps:
-        waiting = np.broadcast_to(step.host, now.shape)
+        waiting = none + step.host
         advances.append(Advance(begin=now, host_begin=now, waiting=waiting, busy=step.device))
         now = now + waiting + step.device
     return advances

@@ -1,5 +1,7 @@
 """Predictions from a calibration, on a model of three calls whose times can be added up by hand."""
 
+import math
+
 import attrs
 import pytest
 
@@ -19,7 +21,9 @@ from modelmeter.predict.calibration import (
     HostCosts,
     Peaks,
     Sample,
+    Sentinel,
 )
+from modelmeter.predict.call_steps import MACHINE_SPREAD, machine_spread
 from modelmeter.predict.kernel_time import Method
 from modelmeter.signature import Signature, TensorArgument
 from modelmeter.workload import StageRun, Workload, WorkloadItem
@@ -147,6 +151,22 @@ def test_the_interval_holds_the_centre_and_widens_with_the_method() -> None:
         low, high = ends(time)
         assert low < time.seconds < high
         widths.append((high - low) / time.seconds)
+    assert widths[1] > widths[0]
+
+
+def test_sentinels_widen_the_interval_of_a_machine_that_drifts() -> None:
+    """Eight timings of one call, four of them 1.5 times the others: residuals of log(1.25) around the median 1.25."""
+    steady = calibration()
+    seconds = [1.0, 1.5] * 4
+    sentinels = tuple(Sentinel(elapsed=float(index), name="copy", seconds=each) for index, each in enumerate(seconds))
+    drifting = attrs.evolve(steady, sentinels=sentinels)
+    assert machine_spread(steady).residuals == ()
+    assert sorted(set(machine_spread(drifting).residuals)) == pytest.approx([math.log(1 / 1.25), math.log(1.5 / 1.25)])
+    assert machine_spread(drifting).stated == MACHINE_SPREAD
+    widths: list[float] = []
+    for each in (steady, drifting):
+        low, high = ends(Calibrated(calibration=each).seconds(model(), "step", {"B": 2}))
+        widths.append(high - low)
     assert widths[1] > widths[0]
 
 

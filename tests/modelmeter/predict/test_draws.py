@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmeter.predict.draws import COUNT, log_errors
+from modelmeter.predict.draws import COUNT, log_errors, run_order
 
 
 @given(st.text(max_size=40))
@@ -20,6 +20,14 @@ def test_draws_are_standard_normal_by_their_moments(group: str) -> None:
     assert errors.shape == (COUNT,)
     assert float(errors.mean()) == pytest.approx(0, abs=1e-12)
     assert float(errors.std()) == pytest.approx(1)
+
+
+@given(st.text(max_size=40))
+def test_runs_are_ordered_by_their_error(group: str) -> None:
+    """Law: every run has a place of its own, and errors ascend with it."""
+    order = run_order(group)
+    assert sorted(order) == list(range(COUNT))
+    assert np.all(np.diff(log_errors(group)[np.argsort(order)]) > 0)
 
 
 def test_groups_err_apart() -> None:
@@ -38,3 +46,5 @@ def test_draws_cannot_be_written_to() -> None:
     """The same array is handed to everybody."""
     with pytest.raises(ValueError, match="read-only"):
         log_errors("gemm 1280")[0] = 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        run_order("gemm 1280")[0] = 0

@@ -31,14 +31,15 @@ from modelmeter.layers import (
     ScaledDotProductAttention,
 )
 from modelmeter.model import AnalyticModel, Edge, Leaf, ModuleNode, PeakPoint, Stage
-from modelmeter.predict.calibrated import UnscheduledModelError
+from modelmeter.predict.device_records import DeviceRecord
 from modelmeter.predict.engine import GRAPH_LAUNCH, Engine, EngineDTypeError, UntabledKernelError
 from modelmeter.predict.engine_calls import call_of
 from modelmeter.predict.engine_plan import EngineKernel, Role, plan_kernels
 from modelmeter.predict.kernel_calls import Attention, Experts, Gemm, Product, Streaming, Untabled
 from modelmeter.predict.kernel_time import Method
 from modelmeter.predict.lattice import Lattice
-from modelmeter.predict.op_tables import DeviceRecord, ExpertSite, OpTables
+from modelmeter.predict.op_tables import ExpertSite, OpTables
+from modelmeter.predict.schedule import UnscheduledModelError
 from modelmeter.predict.table_times import TableTimes
 from modelmeter.signature import Signature, TensorArgument
 from modelmeter.workload import StageRun, Workload, WorkloadItem
@@ -179,7 +180,7 @@ def kernels_of(model: AnalyticModel) -> list[tuple[Role, list[str], int]]:
     """Return role, modules and calls of each kernel."""
     return [
         (kernel.role, [item.module for item in kernel.leaves], kernel.calls)
-        for kernel in plan_kernels(model, model.stages[0])
+        for kernel in plan_kernels(model, model.stages[0].name)
     ]
 
 
@@ -231,7 +232,7 @@ def test_every_call_runs_once_in_whatever_order(order: list[int], repeats: int) 
     """Law: over all kernels each call is there as often as in the schedule."""
     model = model_of([leaf(*call, calls=repeats) for call in CALLS], order * repeats, READS)
     counts: dict[str, int] = {}
-    for kernel in plan_kernels(model, model.stages[0]):
+    for kernel in plan_kernels(model, model.stages[0].name):
         for item in kernel.leaves:
             counts[item.id] = counts.get(item.id, 0) + kernel.calls
     assert counts == {item.id: repeats for item in model.leaves}
@@ -239,7 +240,7 @@ def test_every_call_runs_once_in_whatever_order(order: list[int], repeats: int) 
 
 def test_appending_to_the_cache_moves_the_new_rows_only() -> None:
     """128 B elements are read and written, 2 bytes each: 512 B bytes, at any number of cached tokens."""
-    kernel = plan_kernels(layer_model(), layer_model().stages[0])[1]
+    kernel = plan_kernels(layer_model(), layer_model().stages[0].name)[1]
     assert call_of(kernel, {"B": 3, "T": 1000}, uniform_routing) == Streaming(bytes=1536, vector_flops=0)
 
 
@@ -248,14 +249,14 @@ def test_a_fused_kernel_reads_what_the_product_before_it_wrote() -> None:
     gate = leaf("gate", "linear", linear(128, 512), 1, fused_bytes=linear(128, 512).traffic().bytes - 1024 * B)
     silu = leaf("act", "silu", SILU, 1, fused_bytes=1024 * B)
     model = model_of([gate, silu], [0, 1])
-    streaming = plan_kernels(model, model.stages[0])[1]
+    streaming = plan_kernels(model, model.stages[0].name)[1]
     assert call_of(streaming, {"B": 1, "T": 1}, uniform_routing) == Streaming(bytes=2048, vector_flops=2560)
 
 
 def test_what_fusion_leaves_nothing_to_move_costs_nothing() -> None:
     """No bytes, no kernel."""
     model = model_of([leaf("act", "silu", SILU, 1, fused_bytes=0)], [0])
-    assert call_of(plan_kernels(model, model.stages[0])[0], {"B": 1, "T": 1}, uniform_routing) is None
+    assert call_of(plan_kernels(model, model.stages[0].name)[0], {"B": 1, "T": 1}, uniform_routing) is None
 
 
 def test_a_model_without_an_order_is_refused() -> None:
@@ -275,7 +276,7 @@ def product_call(layer: BaseLayer) -> object:
 
 def test_joined_projections_are_as_wide_as_their_sum() -> None:
     """Query and key of 128 each over 3 rows."""
-    first = plan_kernels(layer_model(), layer_model().stages[0])[0]
+    first = plan_kernels(layer_model(), layer_model().stages[0].name)[0]
     assert call_of(first, {"B": 3, "T": 7}, uniform_routing) == Gemm(rows=3, out_features=256, in_features=128)
 
 
@@ -331,7 +332,7 @@ def test_a_module_of_experts_is_one_call() -> None:
     layers = (GATE, SILU, GATE, DOWN)
     calls = [leaf("experts", f"op{index}", layer, 1) for index, layer in enumerate(layers)]
     model = model_of(calls, [0, 1, 2, 3])
-    (kernel,) = plan_kernels(model, model.stages[0])
+    (kernel,) = plan_kernels(model, model.stages[0].name)
     call = call_of(kernel, {"B": 4, "T": 1}, uniform_routing)
     assert isinstance(call, Experts)
     assert (call.tokens, call.hidden_size, call.intermediate_size) == (4, 64, 32)

@@ -3,15 +3,14 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from modelmeter.dtypes import DType
 from modelmeter.machine import Machine
 from modelmeter.predict.calibration import Calibration, HostCosts, Peaks, Sample
-from modelmeter.predict.kernel_table import KernelTable, MissingKernelTimeError, Work, interpolate
+from modelmeter.predict.kernel_table import STATED_SPREADS, KernelTable, MissingKernelTimeError, Work
 from modelmeter.predict.kernel_time import Method
 from modelmeter.predict.sites import SiteError, site_of
+from modelmeter.predict.spread import Spread
 from modelmeter.signature import Signature, TensorArgument
 
 MACHINE = Machine(kind="cpu", device="test", driver="", memory_bytes=1 << 30, threads=1, torch="2.13.0")
@@ -154,32 +153,6 @@ def test_attention_shares_a_curve_between_one_sequence_and_many() -> None:
     assert (one.axes, two.axes) == ((10, 1, 99), (20, 1, 299))  # keys beyond the queries
 
 
-sizes = st.integers(min_value=1, max_value=4096)
-
-
-@given(a=sizes, b=sizes, at=sizes, power=st.floats(min_value=0.1, max_value=3))
-def test_a_power_law_is_interpolated_exactly(a: int, b: int, at: int, power: float) -> None:
-    """t = m**p is a line in the logarithms; between its points it is met, outside nothing is answered."""
-    found = interpolate([((a,), a**power), ((b,), b**power)], (at,))
-    if min(a, b) <= at <= max(a, b):
-        assert found == pytest.approx(at**power, rel=1e-6)
-    else:
-        assert found is None
-
-
-@given(rows=st.integers(2, 63), keys=st.integers(2, 999))
-def test_a_grid_is_interpolated_along_both_axes(rows: int, keys: int) -> None:
-    """t = m * c on the corners of a grid is t = m * c inside it."""
-    corners = [((m, c), float(m * c)) for m in (1, 64) for c in (1, 1000)]
-    assert interpolate(corners, (rows, keys)) == pytest.approx(rows * keys, rel=1e-6)
-
-
-def test_a_hole_in_the_grid_is_bridged_by_the_next_row() -> None:
-    """At m = 2 only c = 1 was measured: c = 4 comes from m = 1 and m = 4, which have both."""
-    points = [((1, 1), 1.0), ((1, 4), 4.0), ((2, 1), 2.0), ((4, 1), 4.0), ((4, 4), 16.0)]
-    assert interpolate(points, (2, 4)) == pytest.approx(8.0)
-
-
 def prompt(tokens: int) -> Signature:
     """Return causal attention of a prompt over itself, 10 heads."""
     q = tensor(1, 10, tokens, 128)
@@ -241,3 +214,70 @@ def test_launches_of_an_uncounted_shape_are_those_of_its_kind() -> None:
     )
     other = Signature(op="aten::matmul", overload="default", arguments={"self": tensor(3, 4), "other": tensor(4, 5)})
     assert table(Sample(signature=known, seconds=(1.0,), launches=3)).launches(other) == 3
+
+
+def test_samples_on_one_curve_are_averaged_in_the_logarithm() -> None:
+    """[2, 8, 4] and [16, 4] are the same 16 rows, 1 and 4 s: another shape of 16 rows takes sqrt(1 * 4) = 2 s."""
+
+    def folded(*rows: int) -> Signature:
+        return Signature(
+            op="aten::linear",
+            overload="default",
+            arguments={"input": tensor(*rows, 4), "weight": tensor(8, 4)},
+        )
+
+    samples = [Sample(signature=folded(*rows), seconds=(seconds,)) for rows, seconds in (((2, 8), 1.0), ((16,), 4.0))]
+    found = table(*samples).time(folded(4, 4), linear_work(16))
+    assert (found.seconds, found.method) == (pytest.approx(2.0), Method.EXACT)
+
+
+# --- how far a figure may be off
+
+# Ten sizes of one curve, each twice as large as the one before and twice as slow, but every second one is off by a
+# factor. Left out, a size lies between its neighbours: its residual is the logarithm of the factor, or its negative.
+CURVE = [2**power for power in range(10)]
+
+
+def zigzag(factor: float, *, passes: int = 1) -> KernelTable:
+    """Return a table whose bracketed figures are wrong by a factor, now up, now down."""
+    return table(
+        *(linear_sample(rows, *[1e-6 * rows * factor ** (index % 2)] * passes) for index, rows in enumerate(CURVE))
+    )
+
+
+def bracketed(found: KernelTable) -> Spread:
+    """Return the spread of a size between two samples."""
+    time = found.time(linear(3), linear_work(3))
+    assert time.method is Method.BRACKET
+    return time.spread
+
+
+def test_what_is_left_out_says_how_far_a_bracket_is_off() -> None:
+    """Ten sizes have eight inside, which is enough: four are 1.2 times their neighbours' figure, four are a 1.2th."""
+    log = math.log(1.2)
+    assert sorted(bracketed(zigzag(1.2)).residuals) == pytest.approx([-log] * 4 + [log] * 4)
+
+
+def test_a_table_that_is_further_off_has_wider_intervals() -> None:
+    """A factor of 1.4 against 1.2, with the same draws."""
+    narrow, wide = (bracketed(zigzag(factor)).factors("one group") for factor in (1.2, 1.4))
+    assert wide.max() > narrow.max() > 1 > narrow.min() > wide.min()
+
+
+def test_a_table_without_residuals_has_the_stated_spread() -> None:
+    """Two samples of one pass: nothing can be left out and bracketed."""
+    found = table(linear_sample(16, 1.0), linear_sample(64, 4.0)).time(linear(32), linear_work(32))
+    assert found.spread == Spread(stated=STATED_SPREADS[Method.BRACKET])
+
+
+def test_a_pass_that_is_left_out_says_how_far_a_measured_figure_is_off() -> None:
+    """Passes of 1, 2 and 4 s: the lower quartile is 1.5; without one of them 2.5, 1.75 and 1.25."""
+    found = table(linear_sample(16, 1.0, 2.0, 4.0)).time(linear(16), linear_work(16))
+    by_hand = [math.log(1.5 / rest) for rest in (2.5, 1.75, 1.25)]
+    assert sorted(found.spread.residuals) == pytest.approx(sorted(by_hand))
+
+
+def test_another_table_of_the_same_calibration_has_the_same_intervals() -> None:
+    """Nothing of an interval is left to chance."""
+    first, second = (zigzag(1.3, passes=3).time(linear(3), linear_work(3)).factors for _ in range(2))
+    assert first.tolist() == second.tolist()

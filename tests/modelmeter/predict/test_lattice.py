@@ -63,3 +63,39 @@ def test_weights_add_up_and_reproduce_sizes_inside(points: dict[tuple[float, ...
     for axis in {0, 1} - around.beyond:
         mean = sum(item.weight * math.log(item.sizes[axis]) for item in around.neighbours)
         assert mean == pytest.approx(math.log(at[axis]), abs=1e-9)
+
+
+lengths = st.integers(min_value=1, max_value=4096)
+
+
+@given(a=lengths, b=lengths, at=lengths, power=st.floats(min_value=0.1, max_value=3))
+def test_a_power_law_is_interpolated_exactly(a: int, b: int, at: int, power: float) -> None:
+    """Law: t = m**p is a line in the logarithms; between its points it is met, outside there is nothing between."""
+    found = Lattice(axes=("m",), points={(a,): a**power, (b,): b**power}).between((at,))
+    if min(a, b) <= at <= max(a, b):
+        assert found is not None
+        assert found.seconds == pytest.approx(at**power, rel=1e-6)
+    else:
+        assert found is None
+
+
+@given(rows=st.integers(2, 63), keys=st.integers(2, 999))
+def test_a_grid_is_interpolated_along_both_axes(rows: int, keys: int) -> None:
+    """Law: t = m * c on the corners of a grid is t = m * c inside it, whether the outside is held or not."""
+    corners = Lattice(axes=("m", "c"), points={(m, c): float(m * c) for m in (1, 64) for c in (1, 1000)})
+    found = corners.between((rows, keys))
+    assert found is not None
+    assert found == corners.around((rows, keys))
+    assert found.seconds == pytest.approx(rows * keys, rel=1e-6)
+
+
+def test_between_does_not_fill_a_gap_by_holding() -> None:
+    """At n = 2 only m = 10 was measured, so nothing lies around (4, 100) without holding."""
+    assert GRID.between((4, 100)) is None
+
+
+def test_a_size_of_0_is_next_to_1() -> None:
+    """Keys beyond the queries are 0 for a prompt: log(2/1) / log(4/1) = 1/2 of the way from 0 to 4."""
+    around = Lattice(axes=("c",), points={(0,): 1.0, (4,): 9.0}).around((2,))
+    assert [item.weight for item in around.neighbours] == [0.5, 0.5]
+    assert around.seconds == pytest.approx(3.0)

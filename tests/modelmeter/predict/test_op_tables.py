@@ -13,15 +13,9 @@ from attrs import evolve
 
 from modelmeter.devices import load_device
 from modelmeter.errors import InvalidDeviceError, UnknownNameError
-from modelmeter.predict import op_tables, table_files
-from modelmeter.predict.op_tables import (
-    SYSTEMS,
-    MissingTablesError,
-    available_table_devices,
-    check_against_tables,
-    load_device_record,
-    load_op_tables,
-)
+from modelmeter.predict import device_records, op_tables, table_files
+from modelmeter.predict.device_records import SYSTEMS, MissingTablesError, check_against_tables, load_device_record
+from modelmeter.predict.op_tables import available_table_devices, load_op_tables
 from modelmeter.predict.table_files import MissingTablesPackageError, TablesFormatError, read_rows, read_yaml
 
 MEASURED = ("h200", "h100-sxm", "a100-80gb-sxm", "l40s", "b200")
@@ -58,8 +52,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "h200_sxm.yaml").write_text(RECORD, encoding="utf-8")
     (tmp_path / "query_versions.yaml").write_text(VERSIONS, encoding="utf-8")
     (tmp_path / "data" / "h200_sxm" / "gemm").mkdir(parents=True)
-    for module in (table_files, op_tables):
+    for module in (table_files, device_records, op_tables):
         monkeypatch.setattr(module, "systems_folder", lambda: tmp_path)
+    for module in (table_files, op_tables):
         monkeypatch.setattr(module, "package_version", lambda: "0.12.0")
     return tmp_path
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmeter.devices import load_device
+from modelmeter.predict.device_records import DeviceRecord
 from modelmeter.predict.kernel_calls import Attention, Experts, Gemm, KernelWork, Product, Streaming, Untabled
 from modelmeter.predict.kernel_time import Method
 from modelmeter.predict.lattice import Lattice
-from modelmeter.predict.op_tables import DeviceRecord, ExpertSite, OpTables
+from modelmeter.predict.op_tables import ExpertSite, OpTables
 from modelmeter.predict.table_times import BORROWED_SPREAD, LOG_SPREADS, TableTimes
 
 H200 = load_device("h200")  # 989 TFLOP/s in bf16, 66.9 TFLOP/s on vector units, 4.8 TB/s
@@ -61,7 +62,7 @@ def test_the_very_call_has_its_measured_time() -> None:
     found = times_of().time(gemm(64, 1024))
     assert found is not None
     assert (found.seconds, found.method) == (pytest.approx(4e-6), Method.EXACT)
-    assert found.log_spread == LOG_SPREADS[Method.EXACT]
+    assert found.spread.stated == LOG_SPREADS[Method.EXACT]
 
 
 def test_between_two_sizes_the_slowdown_is_interpolated() -> None:
@@ -137,7 +138,7 @@ def test_a_convolution_has_the_efficiency_of_its_product() -> None:
     assert found is not None
     # limit 4 us + 9.6e6 / 4.8e12 = 6 us, slowdown 4/4.49152 as of the product
     assert (found.seconds, found.method) == (pytest.approx(6e-6 * 4 / 4.49152, rel=1e-5), Method.BLEND)
-    assert (found.group, found.log_spread) == ("convolution", BORROWED_SPREAD)
+    assert (found.group, found.spread.stated) == ("convolution", BORROWED_SPREAD)
 
 
 # --- attention
@@ -180,7 +181,7 @@ def test_a_bias_adds_its_bytes_to_an_attention_without() -> None:
     found = times_of(encoder_attention=ENCODER).time(biased)
     assert found is not None
     assert found.seconds == pytest.approx(36.5536e-6 * 30 / 33.2571, rel=1e-4)
-    assert (found.method, found.family, found.log_spread) == (Method.BLEND, "attention with bias", BORROWED_SPREAD)
+    assert (found.method, found.family, found.spread.stated) == (Method.BLEND, "attention with bias", BORROWED_SPREAD)
 
 
 def test_without_an_encoder_table_causal_attention_stands_in() -> None:
