@@ -268,6 +268,6 @@ def test_what_is_approximated_is_said(model: AnalyticModel, device: DeviceSpec, 
     report = distribute(model, pages(2), Layout(tensor=2), device=device)
     text = "\n".join(report.assumptions)
     assert "half of the stated 900 GB/s" in text
-    assert "tuning.cc" in text
+    assert "NCCL's tuning tables" in text
     assert "does not overlap with compute" in text
     assert "pipeline" not in text
