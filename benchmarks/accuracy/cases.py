@@ -11,7 +11,8 @@ from typing import Any
 from attrs import field, frozen
 
 from dsocr_graph.models.deepseek_ocr.config import ClipConfig, DeepseekOCRConfig, MoEImplementation, SamConfig
-from dsocr_graph.models.registry import NamedModel, deepseek_ocr_model, model_named
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import deepseek_ocr_model, model_named
 from dsocr_graph.workloads import mode_named
 
 HERE = Path(__file__).parent

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 from attrs import evolve
 from cases import BASE_SIZE, Case, Target, read_targets
 
@@ -29,6 +28,7 @@ from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench, RunTime
 from dsocr_graph.timing.calibrate import Calibrator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point, plan_calls
+from dsocr_graph.timing.timed_calls import CallTimes, median_times
 from modelmeter.measurement import Measurement, StageMeasurement, measurement_to_json, read_measurement
 from modelmeter.model import AnalyticModel
 from modelmeter.predict import calibration_to_json
@@ -104,15 +104,17 @@ class Collection:
             self._progress(f"timing the calls of {case.name}")
             bench, point, long = self._bench(case.base_size), _point(case), _is_long(found)
             runs: list[RunTime] = []
-            passes: list[tuple[float, ...]] = []
+            passes: list[CallTimes] = []
             for _ in range(1 if long else INSTRUMENTED_PASSES):
                 runs.append(bench.run(point))
-                passes.append(bench.instrument(point))
+                passes.append(bench.call_times(point))
+            times = median_times(passes)
             examined = evolve(
                 found,
-                call_seconds=tuple(map(float, np.median(passes, axis=0))),
+                call_seconds=times.seconds,
+                device_seconds=times.device_seconds,
                 beside_seconds=tuple(run.cpu if found.cpu_seconds else run.wall for run in runs),
-                peak_bytes=None if long else bench.peak_bytes(point),
+                peak_bytes=found.peak_bytes if long else bench.peak_bytes(point),
                 launches=bench.launches(point),
             )
             self._keep(case.base_size, examined)
@@ -216,7 +218,9 @@ class Collection:
         }
         return Calibrator(
             plan_calls(
-                [(self._calibrated(size), found) for size, found in points.items() if found], moe=self._target.moe
+                [(self._calibrated(size), found) for size, found in points.items() if found],
+                moe=self._target.moe,
+                row_lattice=self._target.device == "cuda",
             ),
             machine=self._machine,
             journal=self._target.data / "calibration.partial",

@@ -49,6 +49,10 @@ class UnknownModelError(DsocrGraphError, KeyError):
         return str(self.args[0])
 
 
+class FactoryError(DsocrGraphError, ValueError):
+    """A factory of a model that is not there, fails, or returns something else."""
+
+
 class OptionError(DsocrGraphError, ValueError):
     """Options of an analysis that do not go together."""
 

@@ -14,7 +14,7 @@ import platformdirs
 from attrs import frozen
 
 from dsocr_graph.errors import OptionError
-from dsocr_graph.models.registry import NamedModel, Variant
+from dsocr_graph.models.named_model import ModelVariant, NamedModel
 
 _CODE = {
     "dsocr_graph": (
@@ -57,7 +57,7 @@ class ModelCache:
     Examples
     --------
     >>> import tempfile
-    >>> from dsocr_graph.models.registry import model_named
+    >>> from dsocr_graph.models.registry import Variant, model_named
     >>> variant = Variant(base_size=1024, dtype="bf16", attention="sdpa")
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     cache = ModelCache(directory=Path(directory))
@@ -128,12 +128,12 @@ def _sums(compiled: CompiledModel) -> bytes:
     return "\n".join(hashlib.sha256(data).hexdigest() for data in both).encode()
 
 
-def cache_key(model: NamedModel, variant: Variant) -> str:
+def cache_key(model: NamedModel, variant: ModelVariant) -> str:
     """Return the key of a compiled model.
 
     Examples
     --------
-    >>> from dsocr_graph.models.registry import model_named
+    >>> from dsocr_graph.models.registry import Variant, model_named
     >>> key = cache_key(model_named("deepseek-ocr"), Variant(base_size=1024, dtype="bf16", attention="sdpa"))
     >>> key.startswith("deepseek-ocr-base1024-bf16-sdpa-grouped-")
     True

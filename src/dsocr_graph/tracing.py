@@ -33,7 +33,7 @@ from dsocr_graph.ir import (
     TensorRef,
     TensorSpec,
 )
-from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 from modelmeter import dims
 from modelmeter.dims import Dim
 from modelmeter.dtypes import DType
@@ -60,6 +60,7 @@ def capture(
     *,
     name: str,
     variant: Mapping[str, str],
+    allow_partial: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> CapturedModel:
     """Capture every stage of a model as an ATen graph.
@@ -74,13 +75,15 @@ def capture(
         Name of the model.
     variant : mapping of str to str
         What tells this variant of the model from others.
+    allow_partial : bool
+        Leave out stages that cannot be captured: the variant then says without which it is, the provenance why.
     progress : callable
         Told what is being captured.
 
     Raises
     ------
     CaptureError
-        When torch.export cannot capture a stage; the error names the module and the operator.
+        When torch.export cannot capture a stage, or any stage at all; the error names the module and the operator.
 
     Examples
     --------
@@ -95,19 +98,29 @@ def capture(
     ['aten::linear']
     """
     graphs: list[OpGraph] = []
+    left_out: dict[str, str] = {}
     for stage in stages:
         progress(f"capturing {stage.name}")
-        graphs.append(_capture_stage(stage, model))
+        try:
+            graphs.append(_capture_stage(stage, model))
+        except CaptureError as error:
+            if not allow_partial or len(left_out) + 1 == len(stages):
+                raise
+            progress(f"left out: {error}")
+            left_out[stage.name] = str(error)
     return CapturedModel(
         name=name,
-        variant=dict(variant),
+        variant={**variant, "partial": f"without {', '.join(left_out)}"} if left_out else dict(variant),
         modules=_modules(model),
         parameters=tuple(
             ParameterSpec(name=path, shape=tuple(parameter.shape), dtype=_dtype(parameter.dtype, path))
             for path, parameter in model.named_parameters()
         ),
         graphs=tuple(graphs),
-        provenance={"torch": torch.__version__.split("+")[0]},
+        provenance={
+            "torch": torch.__version__.split("+")[0],
+            **{f"why without {stage}": reason for stage, reason in left_out.items()},
+        },
     )
 
 
@@ -149,7 +162,8 @@ def _explained(error: Exception, stage: StageSpec, recorder: CallSites) -> Captu
         f"stage {stage.name!r} cannot be captured by torch.export: {type(error).__name__}: {first.strip()}\n"
         f"  last operator reached: {recorder.operator} in {where}\n"
         "  change that module so that no shape or branch depends on tensor values (no .item(), .tolist(), nonzero or "
-        "boolean indexing), or choose an implementation that can be exported"
+        "boolean indexing), or choose an implementation that can be exported; allow a partial model to report the "
+        "other stages"
     )
 
 
@@ -254,7 +268,7 @@ class _Reader:
         found: dict[sympy.Symbol, sympy.Expr] = {}
         if self._stage.dynamic_shapes is None:
             return found
-        for node, declared in zip(users, _declared_leaves(self._stage.dynamic_shapes), strict=True):
+        for node, declared in zip(users, declared_leaves(self._stage.dynamic_shapes), strict=True):
             value = node.meta.get("val")
             if not isinstance(value, torch.Tensor) or declared is None:
                 continue
@@ -424,22 +438,6 @@ def _call_number(key: str) -> int:
     """Return which call of its module a key of `nn_module_stack` stands for; "x@1" is the second."""
     _, _, number = key.rpartition("@")
     return int(number) if number.isdigit() and "@" in key else 0
-
-
-def _declared_leaves(declared: Any) -> Iterator[Mapping[int, Any] | None]:
-    """Yield what `dynamic_shapes` declares for each tensor, in the order of the inputs."""
-    if declared is None:
-        yield None
-    elif isinstance(declared, Mapping):
-        entries = cast("Mapping[Any, Any]", declared)
-        if all(isinstance(axis, int) for axis in entries):
-            yield entries
-        else:
-            for item in entries.values():
-                yield from _declared_leaves(item)
-    else:
-        for item in declared:
-            yield from _declared_leaves(item)
 
 
 def _holds_tensor(value: Any) -> bool:

@@ -15,7 +15,8 @@ import pytest
 
 from dsocr_graph.ir import CapturedModel
 from dsocr_graph.models import registry
-from dsocr_graph.models.registry import NamedModel, Variant
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import Variant
 from dsocr_graph.models.stage_spec import StageSpec
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -168,6 +169,8 @@ def toy_model(monkeypatch: pytest.MonkeyPatch) -> Callable[..., NamedModel]:
             name="toy",
             description="one layer",
             source="this test",
+            variant=registry.MODELS["deepseek-ocr"].variant,
+            workload=registry.MODELS["deepseek-ocr"].workload,
             config=config,
             build=lambda variant: build(extra),
         )

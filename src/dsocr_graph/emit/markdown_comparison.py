@@ -100,8 +100,9 @@ def _parts(comparison: StageComparison) -> Iterator[str]:
     sizes = f" at {_sizes(comparison)}" if comparison.bindings else ""
     yield f"### {comparison.stage}{sizes}"
     yield (
-        f"Work of operators, and {REST}. N is calls in one run; the spread is between calls that are alike. Modules "
-        f"contain each other; the largest {SHOWN_MODULES} by measured time are shown, comparison.csv has all."
+        f"Work of operators, of views as the category host, and {REST}. N is calls in one run; the spread is between "
+        f"calls that are alike. Modules contain each other; the largest {SHOWN_MODULES} by measured time are shown, "
+        "comparison.csv has all."
     )
     header = ["predicted", "p10 to p90", "measured", "ratio", "N", "spread"]
     categories = sorted(comparison.categories.items(), key=lambda item: (-item[1].measured, item[0].value))

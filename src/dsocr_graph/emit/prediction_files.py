@@ -91,8 +91,8 @@ def compare_measured(
 ) -> tuple[StageComparison, ...]:
     """Predict every measured stage and set the two side by side.
 
-    A GPU's calls are timed on the device, so they are compared with a prediction of the device alone; what the device
-    waits for the host is compared with what the measurement has between its calls.
+    A GPU's kernels are compared with a prediction of the device alone; what the device waits for the host while it is
+    in a call is a cell of its own, the category host of the call's module.
 
     Raises
     ------

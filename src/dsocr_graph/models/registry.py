@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from attrs import asdict, frozen
 
 from dsocr_graph.errors import ModelConfigError, UnknownModelError
-from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig, MoEImplementation
+from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
+from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.workloads.bind import bind_profile
 
 if TYPE_CHECKING:
     import torch
@@ -60,19 +62,6 @@ class Variant:
         return {key: str(value) for key, value in asdict(self).items()}
 
 
-@frozen(kw_only=True)
-class NamedModel:
-    """A model that can be analysed by name."""
-
-    name: str
-    description: str
-    source: str
-    config: Callable[[Variant], Mapping[str, object]]  # decides the cost; part of the cache key
-    build: Callable[[Variant], tuple[nn.Module, tuple[StageSpec, ...]]]  # needs torch
-    # How it runs with weights, by variant and implementation of the experts; needs torch. None: it cannot be measured.
-    runnable: Callable[[Variant, MoEImplementation], RunnableModel] | None = None
-
-
 def model_named(name: str) -> NamedModel:
     """Return a model by name.
 
@@ -118,6 +107,10 @@ def deepseek_ocr_model(name: str, size: DeepseekOCRConfig, *, description: str, 
         name=name,
         description=description,
         source=source,
+        variant=lambda profile, attention: Variant(
+            base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention
+        ),
+        workload=bind_profile,
         config=lambda variant: config(variant).to_dict(),
         build=lambda variant: _build(config(variant), variant),
         runnable=lambda variant, moe: _runnable(config(variant).with_implementations(moe_implementation=moe), variant),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import field, frozen
 
@@ -39,3 +39,25 @@ class StageSpec:
     aliases: Mapping[str, str] = field(factory=dict)
     kv_inputs: tuple[int, ...] = ()
     kv_outputs: tuple[int, ...] = ()
+
+
+def declared_leaves(declared: object) -> Iterator[Mapping[int, Any] | None]:
+    """Yield what `dynamic_shapes` declares for each tensor, in the order of the inputs.
+
+    Examples
+    --------
+    >>> list(declared_leaves({"x": {0: "B"}, "cache": ({0: "B"}, None)}))
+    [{0: 'B'}, {0: 'B'}, None]
+    """
+    if declared is None:
+        yield None
+    elif isinstance(declared, Mapping):
+        entries = cast("Mapping[Any, Any]", declared)
+        if all(isinstance(axis, int) for axis in entries):
+            yield entries
+        else:
+            for item in entries.values():
+                yield from declared_leaves(item)
+    else:
+        for item in cast("Iterable[object]", declared):
+            yield from declared_leaves(item)

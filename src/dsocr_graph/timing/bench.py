@@ -16,7 +16,8 @@ from dsocr_graph.errors import OptionError, ReplayError
 from dsocr_graph.ir import CapturedModel
 from dsocr_graph.models.deepseek_ocr.config import MoEImplementation
 from dsocr_graph.models.deepseek_ocr.running import active_experts
-from dsocr_graph.models.registry import NamedModel, Variant
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import Variant
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import group_by_module
 from dsocr_graph.timing.launches import count_launches
@@ -154,16 +155,6 @@ class Bench:
             When it does not fit.
         """
         return self._runner.run(point)
-
-    def instrument(self, point: Point) -> tuple[float, ...]:
-        """Run a stage call by call; return the seconds by which each delays its end, in the order of its schedule.
-
-        Raises
-        ------
-        OptionError, ReplayError
-            As `call_times`.
-        """
-        return self.call_times(point).seconds
 
     def call_times(self, point: Point) -> CallTimes:
         """Run a stage call by call and return what is told of each call, in the order of its schedule.

@@ -18,7 +18,8 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.models.deepseek_ocr.config import MoEImplementation
 from dsocr_graph.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
 from dsocr_graph.models.deepseek_ocr.running import RunnableModel
-from dsocr_graph.models.registry import NamedModel, Variant
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import Variant
 from dsocr_graph.timing.allocator import pin_allocator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.memory_limits import memory_explained, require_memory

@@ -13,7 +13,8 @@ import torch
 from dsocr_graph.ir import CapturedModel
 from dsocr_graph.models.deepseek_ocr import DeepseekOCRForCausalLM
 from dsocr_graph.models.deepseek_ocr.running import RunnableModel
-from dsocr_graph.models.registry import NamedModel, Variant, model_named
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import Variant, model_named
 from dsocr_graph.tracing import capture
 
 

@@ -114,7 +114,7 @@ def test_a_graph_of_other_calls_is_refused(bench: Bench, analytic: AnalyticModel
     with pytest.raises(
         ReplayError, match=rf"decode has {count - 1} calls in the compiled model and {count} as captured"
     ):
-        bench.instrument(DECODE)
+        bench.call_times(DECODE)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_the_loop_over_experts_is_measured_as_a_whole(tiny: Tiny) -> None:
     bench = Bench(tiny.named, tiny.variant, moe="loop")
     assert bench.measure(DECODE, repeats=2, instrument=False).seconds > 0
     with pytest.raises(OptionError, match="moe 'loop' cannot be timed call by call: its loop over experts follows"):
-        bench.instrument(DECODE)
+        bench.call_times(DECODE)
 
 
 # --- memory

@@ -1,0 +1,59 @@
+"""NamedModel: a model that can be analysed by name, whatever its code; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dsocr_graph.models.deepseek_ocr.running import RunnableModel
+    from dsocr_graph.models.stage_spec import StageSpec
+    from dsocr_graph.workloads.profile import Profile
+    from modelmeter.workload import Workload
+
+
+class ModelVariant(Protocol):
+    """What tells captures of one model apart; each kind of model has a record of its own."""
+
+    @property
+    def name(self) -> str:
+        """A short name, usable in file names."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """Return the variant as text, for reports."""
+        ...
+
+
+@frozen(kw_only=True)
+class NamedModel:
+    """A model that can be analysed by name.
+
+    Attributes
+    ----------
+    name, description, source : str
+        As reports and `dsocr-graph models` have them.
+    variant : callable
+        (profile, implementation of attention) to the variant that is captured for them.
+    workload : callable
+        (profile) to what the model runs for it.
+    config : callable
+        (variant) to the settings that decide its cost; part of the cache key.
+    build : callable
+        (variant) to the module without weights and its stages; needs torch.
+    runnable : callable or None
+        (variant, implementation of experts) to how it runs with weights; needs torch. None: it cannot be measured.
+    """
+
+    name: str
+    description: str
+    source: str
+    variant: Callable[[Profile, str], ModelVariant]
+    workload: Callable[[Profile], Workload]
+    config: Callable[[Any], Mapping[str, object]]  # of the model's own variant
+    build: Callable[[Any], tuple[nn.Module, tuple[StageSpec, ...]]]
+    runnable: Callable[[Any, Any], RunnableModel] | None = None

@@ -1,0 +1,304 @@
+"""User models: any nn.Module with example inputs, made in Python or by a factory named package.module:factory."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import field, frozen
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_leaves
+
+from dsocr_graph.errors import FactoryError, ModelInputError
+from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+
+LARGEST_SIZE = 131_072
+"""The largest size of a dim that is captured; a bound keeps the exporter's arithmetic in 64 bits."""
+
+STAGE = "forward"
+"""Name of the only stage of a model that is given with one set of inputs."""
+
+
+@frozen(kw_only=True)
+class UserModel:
+    """A model and how it is run, as a user gives it.
+
+    Attributes
+    ----------
+    name : str
+        Its name in reports.
+    module : nn.Module
+        In evaluation mode, on `meta` or with weights.
+    stages : tuple of StageSpec
+        How it is run; `stage_of` makes one.
+    """
+
+    name: str
+    module: nn.Module
+    stages: tuple[StageSpec, ...] = field(converter=tuple[StageSpec, ...])
+
+    @property
+    def sizes(self) -> Mapping[str, Mapping[str, int]]:
+        """By stage, the size of each dim in the example inputs."""
+        return {stage.name: _sizes(stage) for stage in self.stages}
+
+
+def user_model(module: nn.Module, inputs: object, *, dims: object = None, name: str | None = None) -> UserModel:
+    """Return a model with one stage, "forward".
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model; it is put into evaluation mode.
+    inputs : Tensor, sequence or mapping
+        Example inputs of its `forward`: one tensor, the arguments in order, or by name. Tensors may be on `meta`.
+    dims : mapping or sequence, optional
+        Which axes stay symbolic, and the name of each: ``{"x": {0: "B"}}`` by the argument's name, or in order.
+        Without, all sizes are those of the example.
+    name : str, optional
+        Name in reports; the class's name by default.
+
+    Raises
+    ------
+    ModelInputError
+        When inputs or dims do not fit `forward`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = user_model(nn.Linear(4, 2), torch.empty(3, 4), dims={"input": {0: "B"}})
+    >>> model.name, model.sizes
+    ('Linear', {'forward': {'B': 3}})
+    """
+    stage = stage_of(module, inputs, dims=dims)
+    return UserModel(name=name or type(module).__name__, module=module.eval(), stages=(stage,))
+
+
+def stage_of(
+    module: nn.Module, inputs: object, *, dims: object = None, name: str = STAGE, description: str = ""
+) -> StageSpec:
+    """Return one way in which a module is run; parameters and errors as `user_model`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> stage = stage_of(nn.Linear(4, 2), torch.empty(3, 4), dims=[{0: "B"}], name="encode")
+    >>> stage.name, stage.inputs[0].shape
+    ('encode', torch.Size([3, 4]))
+    """
+    arguments = _arguments(module, inputs)
+    names = _names(module, len(arguments))
+    declared = _declared(dims, names)
+    known: dict[str, Dim] = {}
+    shapes = [_shapes(value, spec, label, known) for value, spec, label in zip(arguments, declared, names, strict=True)]
+    rest = next((at for at, one in enumerate(_parameters(module)) if one.kind is one.VAR_POSITIONAL), len(shapes))
+    if rest < len(shapes):  # torch.export takes those of `*arguments` as one entry
+        shapes[rest:] = [tuple(shapes[rest:])]
+    return StageSpec(name=name, description=description, module=module, inputs=arguments, dynamic_shapes=tuple(shapes))
+
+
+def load_factory(text: str) -> UserModel:
+    """Call the factory that a text names, and return the model it makes.
+
+    The module is imported, with the working directory on its path, which runs its code. The factory takes no
+    arguments and returns a `UserModel`, or a tuple of the module, its example inputs and, with symbolic sizes, dims
+    as `user_model` takes them.
+
+    Parameters
+    ----------
+    text : str
+        ``package.module:factory``.
+
+    Raises
+    ------
+    FactoryError
+        When the text names nothing that can be called, or the factory fails or returns something else.
+
+    Examples
+    --------
+    >>> load_factory("torch.nn:no_such_factory")
+    Traceback (most recent call last):
+    dsocr_graph.errors.FactoryError: module torch.nn has no factory 'no_such_factory'; ...
+    """
+    made = _called(_factory(text), text)
+    if isinstance(made, UserModel):
+        return made
+    parts = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else ()
+    if len(parts) in {2, 3} and isinstance(parts[0], nn.Module):
+        return user_model(parts[0], parts[1], dims=parts[2] if len(parts) == 3 else None)
+    raise FactoryError(
+        f"factory {text!r} returned {_kind(cast('object', made))}; return (module, inputs), (module, inputs, dims) or "
+        "a dsocr_graph.models.user_model.UserModel"
+    )
+
+
+def _factory(text: str) -> Callable[[], object]:
+    place, _, attribute = text.partition(":")
+    if not place or not attribute.isidentifier():
+        raise FactoryError(f"{text!r} names no factory; write package.module:factory")
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` has it, so that a file beside the user is found
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(place)
+    except Exception as error:
+        raise FactoryError(
+            f"module {place!r} of factory {text!r} cannot be imported: {type(error).__name__}: {error}; run from the "
+            "directory that holds it, or install it"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        offered = ", ".join(name for name, value in vars(module).items() if inspect.isfunction(value)) or "none"
+        raise FactoryError(f"module {place} has no factory {attribute!r}; its functions: {offered}")
+    return cast("Callable[[], object]", found)
+
+
+def _called(factory: Callable[[], object], text: str) -> object:
+    try:
+        return factory()
+    except Exception as error:
+        raise FactoryError(
+            f"factory {text!r} failed: {type(error).__name__}: {error}; it is called without arguments and has to "
+            "return (module, inputs) or (module, inputs, dims)"
+        ) from error
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of ({', '.join(type(item).__name__ for item in cast('tuple[object, ...]', value))})"
+    return f"a {type(value).__name__}"
+
+
+# --- inputs
+
+
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    return list(inspect.signature(module.forward).parameters.values())
+
+
+def _names(module: nn.Module, count: int) -> list[str]:
+    """Return a name for each of so many arguments of `forward`."""
+    names: list[str] = []
+    for parameter in _parameters(module):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{index}]" for index in range(count - len(names))]
+        else:
+            names.append(parameter.name)
+    if count > len(names):
+        raise ModelInputError(
+            f"{count} inputs are given for {type(module).__name__}.forward, which takes {', '.join(names) or 'none'}"
+        )
+    return names[:count]
+
+
+def _arguments(module: nn.Module, inputs: object) -> tuple[Any, ...]:
+    """Return the inputs in the order of `forward`."""
+    if isinstance(inputs, Tensor):
+        return (inputs,)
+    if isinstance(inputs, Mapping):
+        return _named_arguments(module, cast("Mapping[str, Any]", inputs))
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str):
+        return tuple(cast("Sequence[Any]", inputs))
+    raise ModelInputError(
+        f"inputs of {type(module).__name__} are a {type(inputs).__name__}; give a tensor, the arguments of forward in "
+        "order, or a mapping from their names"
+    )
+
+
+def _named_arguments(module: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+    try:
+        bound = inspect.signature(module.forward).bind(**inputs)
+    except TypeError as error:
+        raise ModelInputError(
+            f"inputs {', '.join(inputs)} do not fit {type(module).__name__}.forward: {error}; its arguments are "
+            f"{', '.join(parameter.name for parameter in _parameters(module))}"
+        ) from error
+    bound.apply_defaults()
+    if bound.kwargs:
+        raise ModelInputError(
+            f"{type(module).__name__}.forward takes {', '.join(bound.kwargs)} by keyword only, which capture does not; "
+            "wrap it in a module whose forward takes tensors in order"
+        )
+    last = max((index for index, name in enumerate(bound.arguments) if name in inputs), default=-1)
+    return bound.args[: last + 1]
+
+
+def _declared(dims: object, names: Sequence[str]) -> tuple[Any, ...]:
+    """Return what is declared for each argument, in order."""
+    if dims is None:
+        return (None,) * len(names)
+    if isinstance(dims, Mapping):
+        by_name = cast("Mapping[str, Any]", dims)
+        unknown = [name for name in by_name if name not in names]
+        if unknown:
+            raise ModelInputError(
+                f"dims are declared for {', '.join(map(str, unknown))}, which is no input; the inputs are "
+                f"{', '.join(names)}"
+            )
+        return tuple(by_name.get(name) for name in names)
+    if isinstance(dims, Sequence) and not isinstance(dims, str):
+        listed = tuple(cast("Sequence[Any]", dims))
+        if len(listed) == len(names):
+            return listed
+        raise ModelInputError(
+            f"dims are declared for {len(listed)} inputs of {len(names)}; write None where there are none"
+        )
+    raise ModelInputError(
+        f"dims are a {type(dims).__name__}; give a mapping such as {{'x': {{0: 'B'}}}}, or one entry per input"
+    )
+
+
+def _shapes(value: object, spec: object, name: str, known: dict[str, Dim]) -> Any:  # noqa: ANN401 - what torch.export takes
+    """Return what `torch.export` takes as the dynamic shapes of one input, whatever tensors it holds."""
+    if isinstance(value, Tensor):
+        return _tensor_shape(value, spec, name, known) if spec is not None else None
+    if isinstance(value, Mapping):
+        entries = cast("Mapping[Any, object]", value)
+        inner = cast("Mapping[Any, object]", spec) if isinstance(spec, Mapping) else {}
+        return {key: _shapes(item, inner.get(key), f"{name}[{key!r}]", known) for key, item in entries.items()}
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[object]", value)
+        specs = cast("Sequence[object]", spec) if isinstance(spec, list | tuple) else (spec,) * len(items)
+        if len(specs) != len(items):
+            raise ModelInputError(f"dims of {name} have {len(specs)} entries for {len(items)} tensors")
+        return tuple(
+            _shapes(item, one, f"{name}[{index}]", known)
+            for index, (item, one) in enumerate(zip(items, specs, strict=True))
+        )
+    if spec is not None:
+        raise ModelInputError(f"dims are declared for {name}, which is a {type(value).__name__} and no tensor")
+    return None
+
+
+def _tensor_shape(tensor: Tensor, spec: object, name: str, known: dict[str, Dim]) -> dict[int, Dim]:
+    if not isinstance(spec, Mapping):
+        raise ModelInputError(f"dims of {name} are {spec!r}; write a mapping from axis to name, such as {{0: 'B'}}")
+    shape: dict[int, Dim] = {}
+    for axis, label in cast("Mapping[object, object]", spec).items():
+        if not isinstance(axis, int) or not -tensor.dim() <= axis < tensor.dim():
+            raise ModelInputError(f"dims of {name} name axis {axis!r}; it has {tensor.dim()} axes, counted from 0")
+        if not isinstance(label, str) or not label.isidentifier():
+            raise ModelInputError(f"axis {axis} of {name} is called {label!r}; a dim's name is a word, such as 'B'")
+        size = tensor.shape[axis]
+        if size < 2:
+            raise ModelInputError(
+                f"dim {label!r} has size {size} in the example input {name}; torch.export takes a size below 2 for a "
+                "constant, so give an example of 2 or more"
+            )
+        shape[axis % tensor.dim()] = known.setdefault(label, Dim(label, min=1, max=LARGEST_SIZE))
+    return shape
+
+
+def _sizes(stage: StageSpec) -> dict[str, int]:
+    """Return the size of each dim in a stage's example inputs."""
+    return {
+        dim.__name__: value.shape[axis]
+        for value, axes in zip(tree_leaves(stage.inputs), declared_leaves(stage.dynamic_shapes), strict=True)
+        for axis, dim in (axes or {}).items()
+        if dim is not None
+    }

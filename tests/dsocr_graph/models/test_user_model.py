@@ -1,0 +1,239 @@
+"""Models that users bring: inputs and dims of any module, and factories named on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dsocr_graph.errors import CaptureError, FactoryError, ModelInputError
+from dsocr_graph.lowering import lower
+from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.models.user_model import load_factory, stage_of, user_model
+from dsocr_graph.scopes import group_by_module
+from dsocr_graph.tracing import capture
+from modelmeter import AnalyticModel
+from modelmeter.evaluate import evaluate_stage
+
+
+class Scaled(nn.Module):
+    """y = linear(x) * scale, plus the sum of the extras."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, scale: float = 2.0, extras: tuple[Tensor, ...] = ()) -> Tensor:
+        """[B, S, 4] -> [B, S, 2]."""
+        return self.linear(x) * scale + sum(extras, torch.zeros(()))
+
+
+class Joined(nn.Module):
+    """The sum of any number of tensors."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """[B, 4] each."""
+        return sum(others, x)
+
+
+class KeywordOnly(nn.Module):
+    """A forward that capture cannot call."""
+
+    def forward(self, x: Tensor, *, mask: Tensor) -> Tensor:
+        """[B, 4] each."""
+        return x * mask
+
+
+def compiled(module: nn.Module, *stages: StageSpec, allow_partial: bool = False) -> AnalyticModel:
+    """Capture, group and lower."""
+    return lower(group_by_module(capture(module, stages, name="toy", variant={}, allow_partial=allow_partial)))
+
+
+def test_named_dims_stay_symbolic() -> None:
+    """One linear [B, S, 4] -> [B, S, 2]: 2 x 4 x 2 x B x S FLOPs, at sizes that the example did not have."""
+    model = user_model(Scaled(), {"x": torch.empty(2, 3, 4)}, dims={"x": {0: "B", 1: "S"}})
+    assert model.name == "Scaled"
+    assert model.sizes == {"forward": {"B": 2, "S": 3}}
+    analytic = compiled(model.module, *model.stages)
+    assert evaluate_stage(analytic, "forward", B=7, S=5).total.cost.matmul_flops == 2 * 4 * 2 * 7 * 5
+
+
+def test_a_module_in_training_mode_is_put_into_evaluation_mode() -> None:
+    """Costs are of inference."""
+    assert not user_model(nn.Dropout(0.5), torch.empty(2)).module.training
+
+
+def test_tensors_inside_an_input_have_dims_of_their_own() -> None:
+    """A tuple of tensors takes a tuple of mappings; one name is one size wherever it stands."""
+    inputs = {"x": torch.empty(2, 3, 4), "extras": (torch.empty(3, 2), torch.empty(2))}
+    stage = stage_of(Scaled(), inputs, dims={"x": {0: "B", -2: "S"}, "extras": ({0: "S"}, None)})
+    assert stage.inputs[1] == 2.0  # an argument between, by its default
+    analytic = compiled(stage.module, stage)
+    assert analytic.stage("forward").dims == ("B", "S")
+
+
+def test_variable_arguments_are_captured() -> None:
+    """`*others` are given in order, their dims too."""
+    x = torch.empty(3, 4)
+    model = user_model(Joined(), [x, x.clone(), x.clone()], dims=[{0: "B"}, {0: "B"}, {0: "B"}])
+    assert model.sizes == {"forward": {"B": 3}}
+    # Two additions of 4 B elements.
+    analytic = compiled(model.module, *model.stages)
+    assert evaluate_stage(analytic, "forward", B=10).total.cost.vector_flops == 2 * 4 * 10
+
+
+@pytest.mark.parametrize(
+    ("inputs", "dims", "message"),
+    [
+        ("x", None, "inputs of Scaled are a str; give a tensor"),
+        ({"y": torch.empty(2)}, None, "its arguments are x, scale, extras"),
+        ([torch.empty(2, 3, 4)], {"y": {0: "B"}}, "dims are declared for y, which is no input; the inputs are x"),
+        ([torch.empty(2, 3, 4)], [{0: "B"}, None], "dims are declared for 2 inputs of 1"),
+        ([torch.empty(2, 3, 4)], {"x": {3: "B"}}, "dims of x name axis 3; it has 3 axes"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "a dim's name is a word"),
+        ([torch.empty(2, 3, 4)], {"x": "B"}, "write a mapping from axis to name"),
+        ([torch.empty(1, 3, 4)], {"x": {0: "B"}}, "dim 'B' has size 1 .*give an example of 2 or more"),
+        ([torch.empty(2, 3, 4), 1.0], [None, {0: "B"}], "declared for scale, which is a float and no tensor"),
+        ([torch.empty(2, 3, 4)], "B", "dims are a str; give a mapping"),
+        ([1, 2, 3, 4], None, "4 inputs are given for Scaled.forward, which takes x, scale, extras"),
+        (
+            [torch.empty(2, 3, 4), 1.0, (torch.empty(2),)],
+            [None, None, ({0: "B"}, None)],
+            "dims of extras have 2 entries for 1 tensors",
+        ),
+    ],
+)
+def test_inputs_and_dims_that_do_not_fit_are_refused(inputs: object, dims: object, message: str) -> None:
+    """The message names the argument and what fits."""
+    with pytest.raises(ModelInputError, match=message):
+        user_model(Scaled(), inputs, dims=dims)
+
+
+def test_arguments_by_keyword_only_are_refused() -> None:
+    """torch.export is given arguments in order."""
+    with pytest.raises(ModelInputError, match="takes mask by keyword only"):
+        user_model(KeywordOnly(), {"x": torch.empty(2, 4), "mask": torch.empty(2, 4)})
+
+
+# --- factories
+
+FACTORY = """
+import torch
+from torch import nn
+
+def plain():
+    return nn.Linear(4, 2, device="meta"), torch.empty(3, 4, device="meta")
+
+def symbolic():
+    return nn.Linear(4, 2, device="meta"), torch.empty(3, 4, device="meta"), {"input": {0: "B"}}
+
+def wrong():
+    return nn.Linear(4, 2)
+
+def short():
+    return (1, 2)
+
+def failing():
+    raise RuntimeError("no such file")
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of factories in the working directory."""
+    name = f"factories_of_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(FACTORY, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_factory_may_return_a_tuple(factories: str) -> None:
+    """(module, inputs), and dims where sizes stay symbolic."""
+    assert load_factory(f"{factories}:plain").sizes == {"forward": {}}
+    assert load_factory(f"{factories}:symbolic").sizes == {"forward": {"B": 3}}
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("wrong", "returned a Linear; return \\(module, inputs\\)"),
+        ("short", "returned a tuple of \\(int, int\\)"),
+        ("failing", "failed: RuntimeError: no such file"),
+        ("absent", "has no factory 'absent'; its functions: plain, symbolic, wrong, short, failing"),
+        ("NUMBER", "has no factory 'NUMBER'"),
+    ],
+)
+def test_factories_that_make_no_model_are_refused(factories: str, factory: str, message: str) -> None:
+    """The message says what came instead, or which there are."""
+    with pytest.raises(FactoryError, match=message):
+        load_factory(f"{factories}:{factory}")
+
+
+@pytest.mark.parametrize(("text", "message"), [("torch", "names no factory"), ("no.such.module:make", "run from")])
+def test_texts_that_name_no_factory_are_refused(text: str, message: str) -> None:
+    """A factory is named as package.module:factory."""
+    with pytest.raises(FactoryError, match=message):
+        load_factory(text)
+
+
+# --- partial models
+
+
+class Branching(nn.Module):
+    """Two stages, one of which depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 4]."""
+        return self.linear(x)
+
+
+class Deciding(nn.Module):
+    """Runs a module if its input is large."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 4]."""
+        return self.inner(x) if x.sum() > 0 else x
+
+
+def two_stages() -> tuple[nn.Module, StageSpec, StageSpec]:
+    """A model, a stage that can be captured and one that cannot."""
+    root = Deciding(Branching())
+    x = torch.empty(2, 4)
+    good = StageSpec(name="good", description="", module=root.inner, inputs=(x,))
+    return root, good, stage_of(root, x, name="bad")
+
+
+def test_a_stage_that_cannot_be_captured_is_an_error() -> None:
+    """No partial model by default; the message names the stage and how to go on without it."""
+    root, good, bad = two_stages()
+    with pytest.raises(CaptureError, match=r"(?s)stage 'bad' cannot be captured.*allow a partial model"):
+        compiled(root, good, bad)
+
+
+def test_a_partial_model_says_so() -> None:
+    """The variant says without which stage it is, the provenance why."""
+    root, good, bad = two_stages()
+    model = compiled(root, good, bad, allow_partial=True)
+    assert [stage.name for stage in model.stages] == ["good"]
+    assert model.variant == {"partial": "without bad"}
+    assert "Deciding" in model.provenance["why without bad"]
+
+
+def test_a_model_without_any_stage_is_an_error() -> None:
+    """A report of nothing would mislead."""
+    root, _, bad = two_stages()
+    with pytest.raises(CaptureError, match="stage 'bad'"):
+        compiled(root, bad, allow_partial=True)
