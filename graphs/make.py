@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from dsocr_graph.cli import main as run_command
+from dsocr_graph.compiling import compile_model
 from dsocr_graph.model_cache import ModelCache
 from dsocr_graph.models.registry import Variant, model_named
-from dsocr_graph.pipeline import compile_model
 from dsocr_graph.workloads import mode_named
 from modelmeter.serialize import compress
 

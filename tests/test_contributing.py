@@ -13,13 +13,13 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from dsocr_graph.compiling import compile_model
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.errors import MissingLoweringError
 from dsocr_graph.lowering import known_operators, lower, unregister
 from dsocr_graph.model_cache import ModelCache
 from dsocr_graph.models.registry import Variant
 from dsocr_graph.models.stage_spec import StageSpec
-from dsocr_graph.pipeline import compile_model
 from dsocr_graph.scopes import CallGraph, group_by_module
 from dsocr_graph.tracing import capture
 from dsocr_graph.workloads import STANDARD, bind_profile, load_profile

@@ -119,8 +119,8 @@ def test_the_checkpoint_block_reads_a_page(desk: Path) -> None:
 
 
 def test_every_program_of_the_readme_is_run() -> None:
-    """There are five commands and two programs without prompts; the tests above run them all."""
-    assert len(COMMANDS) == 5
+    """There are six commands and two programs without prompts; the tests above run them all."""
+    assert len(COMMANDS) == 6
     assert len(PROGRAMS) == 2
 
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from attrs import evolve
 from cases import BASE_SIZE, Case, Target, read_targets
 
+from dsocr_graph.compiling import analytic_model
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.emit.progress import progress_lines
 from dsocr_graph.models.registry import Variant
-from dsocr_graph.pipeline import analytic_model
 from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench, RunTime
 from dsocr_graph.timing.calibrate import Calibrator
 from dsocr_graph.timing.machine import this_machine
@@ -44,12 +44,15 @@ def main() -> int:
     targets = read_targets()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(targets))
-    parser.add_argument("--step", choices=("all", "calibrate", "measure"), default="all")
+    parser.add_argument("--step", choices=("all", "calibrate", "host", "measure"), default="all")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so long")
     options = parser.parse_args()
     deadline = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
     target = targets[options.target]
     collection = Collection(target, progress=progress_lines(), deadline=deadline)
+    if options.step == "host":
+        collection.measure_host()
+        return 0
     for index in range(target.passes):
         if options.step != "measure":
             collection.calibrate(index + 1)
@@ -83,8 +86,13 @@ class Collection:
         while calibrator.passes < passes and not self._is_late():
             self._warm.clear()
             calibrator.run_pass()
-            text = calibration_to_json(calibrator.calibration())
-            write_artefacts(self._target.data, {"calibration.json.gz": compress(text)})
+            self._write_calibration(calibrator)
+
+    def measure_host(self) -> None:
+        """Measure what the host spends anew, in a calibration that is done."""
+        calibrator = self._new_calibrator()
+        calibrator.measure_host()
+        self._write_calibration(calibrator)
 
     def measure(self, share: float) -> None:
         """Run every case until it has this share of its repeats."""
@@ -118,6 +126,10 @@ class Collection:
                 launches=bench.launches(point),
             )
             self._keep(case.base_size, examined)
+
+    def _write_calibration(self, calibrator: Calibrator) -> None:
+        text = calibration_to_json(calibrator.calibration())
+        write_artefacts(self._target.data, {"calibration.json.gz": compress(text)})
 
     def _is_late(self) -> bool:
         self.late = self.late or time.monotonic() > self._deadline

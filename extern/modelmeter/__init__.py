@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelmeter import devices, errors, evaluate, layers, predict, reports, units, workload
+    from modelmeter import compare, devices, errors, evaluate, layers, predict, reports, units, workload
     from modelmeter.devices import DeviceSpec, available_devices, load_device
     from modelmeter.model import AnalyticModel
     from modelmeter.registry import available, load
@@ -21,6 +21,7 @@ __all__ = [
     "DeviceSpec",
     "available",
     "available_devices",
+    "compare",
     "devices",
     "errors",
     "evaluate",
@@ -33,7 +34,7 @@ __all__ = [
     "workload",
 ]
 
-_SUBMODULES = ("devices", "errors", "evaluate", "layers", "predict", "reports", "units", "workload")
+_SUBMODULES = ("compare", "devices", "errors", "evaluate", "layers", "predict", "reports", "units", "workload")
 _HOME = {
     "AnalyticModel": "modelmeter.model",
     "DeviceSpec": "modelmeter.devices",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from modelmeter.errors import ModelMeterError, UnknownNameError
 
 POINTS = 16
 """Quantiles that stand for a distribution, each with the same weight."""
+
+MOST_DOCUMENTS = 64
+"""Of a workload that has each length as often as it is likely; with more, quantiles stand for the lengths."""
 
 
 class LengthsError(ModelMeterError, ValueError):
@@ -70,6 +74,44 @@ class Lengths:
     def mean(self, figure: Callable[[int], float]) -> float:
         """Return the mean of a figure of a document over its lengths, such as the FLOPs of a prefill of S tokens."""
         return math.fsum(weight * figure(tokens) for tokens, weight in self.points)
+
+    @property
+    def equally_likely(self) -> tuple[int, ...]:
+        """Lengths that as many documents have each, so that a workload of one document of each has their mean.
+
+        These very ones, repeated by their weights, where so few documents make those weights (`MOST_DOCUMENTS`); else
+        `POINTS` quantiles, as for a distribution.
+
+        Examples
+        --------
+        >>> parse_lengths("256,512,256").equally_likely
+        (256, 256, 512)
+        """
+        for documents in range(1, MOST_DOCUMENTS + 1):
+            shares = [(tokens, weight * documents) for tokens, weight in self.points]
+            if all(math.isclose(share, round(share)) for _, share in shares):
+                return tuple(tokens for tokens, share in shares for _ in range(round(share)))
+        return tuple(self._quantile((index + 0.5) / POINTS) for index in range(POINTS))
+
+    def _quantile(self, share: float) -> int:
+        ordered = sorted(self.points)
+        upto = itertools.accumulate(weight for _, weight in ordered)
+        return next(tokens for (tokens, _), reached in zip(ordered, upto, strict=True) if reached >= share)
+
+    @property
+    def statement(self) -> str:
+        """What a workload of these lengths runs, in words.
+
+        Examples
+        --------
+        >>> parse_lengths("100,300").statement
+        '2 equally likely lengths from 100 to 300, 200 in the mean'
+        """
+        lengths = self.equally_likely
+        mean = sum(lengths) / len(lengths)
+        return (
+            f"{len(lengths)} equally likely lengths from {min(lengths):,} to {max(lengths):,}, {mean:,.4g} in the mean"
+        )
 
 
 def parse_lengths(text: str) -> Lengths:

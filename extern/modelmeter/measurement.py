@@ -38,8 +38,9 @@ class StageMeasurement:
         is of the process, all threads; it is empty where a GPU does the work.
     call_seconds : tuple of float
         Of each call of an instrumented run, in the order of the stage's schedule (`modelmeter.model.Stage.schedule`):
-        on a CPU the time of the call, on a GPU that of its kernels and what the device waits while the host is in the
-        call; the median where there were several such runs. Not scaled.
+        on a CPU from its beginning to that of the next, so that the Python between two calls counts to the first; on a
+        GPU its kernels and what the device waits while the host is in the call. The median where there were several
+        such runs. Not scaled.
     device_seconds : tuple of float
         On a GPU, of each call's kernels alone; empty where nothing told them apart.
     beside_seconds : tuple of float
@@ -85,13 +86,15 @@ class StageMeasurement:
 
     @property
     def attributed(self) -> float:
-        """The share of a run that the timed calls account for; the rest runs between them, in Python."""
-        run = float(np.median(self.beside_seconds)) if self.beside_seconds else self.seconds
-        return min(1.0, float(np.sum(self.call_seconds)) / run)
+        """The timed calls together over the run beside them, as it is.
+
+        Below 1 the rest runs between calls; above 1, timing call by call costs more than it attributes.
+        """
+        return float(np.sum(self.call_seconds)) / self._run_beside
 
     @property
     def scaled_call_seconds(self) -> tuple[float, ...]:
-        """The calls' times as shares of `seconds`: what all of them take together is `attributed` of it."""
+        """The calls' times as shares of `seconds`: together `attributed` of it, or all of it where that is above 1."""
         return tuple(seconds * self._scale for seconds in self.call_seconds)
 
     @property
@@ -104,8 +107,12 @@ class StageMeasurement:
 
     @property
     def _scale(self) -> float:
-        total = float(np.sum(self.call_seconds))
-        return self.attributed * self.seconds / total if total else 1.0
+        return self.seconds / max(self._run_beside, float(np.sum(self.call_seconds)))
+
+    @property
+    def _run_beside(self) -> float:
+        """The run that timed calls took turns with. Unit: seconds."""
+        return float(np.median(self.beside_seconds)) if self.beside_seconds else self.seconds
 
 
 def expected_peak_bytes(stage: Stage, bindings: Mapping[str, int], input_bytes: int) -> int:

@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsocr_graph import cli_calibrate, cli_figures, cli_formulas, cli_measure, cli_parallel, cli_plan, cli_sweep
+from dsocr_graph import (
+    cli_calibrate,
+    cli_compare,
+    cli_figures,
+    cli_formulas,
+    cli_measure,
+    cli_models,
+    cli_operators,
+    cli_parallel,
+    cli_plan,
+    cli_sweep,
+    cli_verify,
+)
+from dsocr_graph.cli_options import (
+    PAGE_OPTIONS,
+    add_batch,
+    add_pages,
+    add_points,
+    add_subject,
+    add_variant,
+    page_options,
+)
 from dsocr_graph.errors import DsocrGraphError
+from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 from modelmeter.errors import ModelMeterError
 
-# Options with which an analysis is not the standard one, whose artefacts have a folder of their own.
-_CUSTOM = (
-    "workload",
-    "image",
-    "pdf",
-    "mode",
-    "batch",
-    "new_tokens",
-    "dtype",
-    "attention",
-    "device",
-    "calibration",
-    "runtime",
-)
+# Options with which, as with what-ifs, an analysis is not the standard one, whose artefacts have a folder of their own.
+_CUSTOM = (*PAGE_OPTIONS, "points", "batch", "dtype", "device", "calibration", "runtime")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,25 +81,23 @@ def _parser() -> argparse.ArgumentParser:
     cli_plan.add_parser(commands)
     cli_parallel.add_parser(commands)
     cli_figures.add_parser(commands)
-    models = commands.add_parser("models", help="list the models that can be analyzed by name")
-    models.set_defaults(run=_models)
+    cli_compare.add_parser(commands)
+    cli_verify.add_parser(commands)
+    cli_models.add_parser(commands)
+    cli_operators.add_parser(commands)
     devices = commands.add_parser("devices", help="list the devices that a roofline can be drawn for")
     devices.set_defaults(run=_devices)
     return parser
 
 
 def _add_analyze(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+    add_subject(parser.add_argument)
     pages = parser.add_argument_group("pages (default: the profile dsocr-standard-v1)")
-    pages.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
-    pages.add_argument("--image", action="append", default=[], metavar="FILE", help="PNG, JPEG or TIFF; repeatable")
-    pages.add_argument("--pdf", action="append", default=[], metavar="FILE", help="PDF; repeatable")
-    pages.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
-    pages.add_argument("--batch", type=_integer, metavar="N", help="equal pages processed together")
-    pages.add_argument("--new-tokens", type=_integer, metavar="N", help="tokens generated per page")
-    variant = parser.add_argument_group("variant")
-    variant.add_argument("--dtype", help="bf16 or fp32")
-    variant.add_argument("--attention", help="sdpa, eager or flash_attention_2 (default: sdpa)")
+    add_pages(pages.add_argument)
+    add_batch(pages.add_argument)
+    add_points(pages.add_argument, "pages")
+    add_variant(parser.add_argument_group("variant").add_argument, dtype=None)
+    add_whatif_arguments(parser)
     times = parser.add_argument_group("times (default: the datasheet roofline of an H200)")
     times.add_argument("--device", help="a device that `dsocr-graph devices` lists, for its roofline; none: no times")
     times.add_argument(
@@ -102,9 +111,6 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
         help="eager (default with a calibration), cudagraph, or engine: predict for a device from measured tables",
     )
     times.add_argument(
-        "--moe", default="grouped", help="how a calibrated prediction runs experts: grouped (default) or loop"
-    )
-    times.add_argument(
         "--physical", action="store_true", help="allow peak rates for calls that nothing was measured for"
     )
     parser.add_argument(
@@ -116,34 +122,31 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unclassified", action="store_true", help="report operators without a lowering rule instead of failing"
     )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="report the other stages where one cannot be captured, and say so"
+    )
     parser.add_argument("--no-cache", dest="cache", action="store_false", help="capture anew and keep nothing")
     parser.set_defaults(run=_analyze)
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
 def _analyze(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.console import to_console
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.pipeline import analyze_model
+    from modelmeter.whatif import AS_CAPTURED
 
-    custom = any(getattr(options, name) not in (None, []) for name in _CUSTOM)
-    out: Path = options.out or Path("graphs") / (options.model + ("-custom" if custom else ""))
+    what_if = whatif_from(options)
+    changed = what_if != AS_CAPTURED or options.attention != "sdpa"
+    custom = changed or any(getattr(options, name) not in (None, []) for name in _CUSTOM)
+    out: Path = options.out or Path("graphs") / (_folder(options.model) + ("-custom" if custom else ""))
     analysis = analyze_model(
         options.model,
-        workload=options.workload,
-        image=options.image,
-        pdf=options.pdf,
-        mode=options.mode,
+        points=options.points,
+        **page_options(options),
         batch=options.batch,
-        new_tokens=options.new_tokens,
         dtype=options.dtype,
-        attention="sdpa" if options.attention is None else options.attention,
+        attention=options.attention,
+        what_if=what_if,
         device=options.device,
         calibration=options.calibration,
         measurement=options.measurement,
@@ -152,6 +155,7 @@ def _analyze(options: argparse.Namespace) -> int:
         physical=options.physical,
         out=out,
         allow_unclassified=options.allow_unclassified,
+        allow_partial=options.allow_partial,
         cache=options.cache,
         progress=progress_lines(),
     )
@@ -160,12 +164,11 @@ def _analyze(options: argparse.Namespace) -> int:
     return 0
 
 
-def _models(_: argparse.Namespace) -> int:
-    from dsocr_graph.models.registry import MODELS
-
-    for model in MODELS.values():
-        print(f"{model.name}  {model.description}\n  source: {model.source}")
-    return 0
+def _folder(model: str) -> str:
+    """Return a model's name as that of a folder, whatever it is named by."""
+    path = Path(model)
+    name = path.resolve().parent.name if path.name == "config.json" else path.name.removesuffix(".json")
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _devices(_: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsocr_graph.cli_options import add_machine, add_model, add_points, add_variant
-from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
     from modelmeter.model import AnalyticModel
@@ -63,7 +62,7 @@ def add_parser(commands: Subparsers) -> None:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Compile the variants, time their calls and write the file; return the exit status."""
     from dsocr_graph.emit.progress import progress_lines
-    from dsocr_graph.timing.calibrate import calibrate
+    from dsocr_graph.timing.calibrate import calibrate, require_possible
     from dsocr_graph.timing.machine import this_machine
     from dsocr_graph.timing.plan import parse_point
     from dsocr_graph.timing.standard_sizes import STANDARD_LATTICES, standard_points
@@ -71,11 +70,11 @@ def run_calibrate(options: argparse.Namespace) -> int:
     # What is wrong is said now, not after a minute of compiling.
     machine = this_machine(options.device, threads=options.threads)
     points = [parse_point(text) for text in options.points]
-    if options.minutes is not None and not options.minutes > 0:
-        raise OptionError(f"minutes is {options.minutes}; give the time that one pass needs, at least")
+    out: Path = options.out or Path("calibrations") / f"{machine.slug}-{options.dtype}.json"
+    minutes: float = DEFAULT_MINUTES[machine.kind] if options.minutes is None else options.minutes
+    require_possible(passes=options.passes, minutes=minutes, out=out)
     progress = progress_lines()
     models = _compiled(options, progress)
-    out: Path = options.out or Path("calibrations") / f"{machine.slug}-{options.dtype}.json"
     calibrate(
         [(model, points or standard_points(model, STANDARD_LATTICES[machine.kind])) for model in models],
         device=options.device,
@@ -83,7 +82,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         moe=options.moe,
         row_lattice=machine.kind == "cuda" and not points,
         passes=options.passes,
-        minutes=DEFAULT_MINUTES[machine.kind] if options.minutes is None else options.minutes,
+        minutes=minutes,
         out=out,
         progress=progress,
     )
@@ -93,8 +92,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> list[AnalyticModel]:
     """Return the model in a variant for each size of the global view."""
+    from dsocr_graph.compiling import analytic_model
     from dsocr_graph.models.registry import Variant, model_named
-    from dsocr_graph.pipeline import analytic_model
     from dsocr_graph.workloads import mode_named
 
     named = model_named(options.model)

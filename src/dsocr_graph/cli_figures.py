@@ -24,14 +24,15 @@ def add_parser(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     import modelmeter
     from dsocr_graph.emit.markdown_quoted import quoted_to_markdown
+    from dsocr_graph.emit.what_ifs import change_lines
     from modelmeter.reports.quoted import ROUTINGS, quoted_figures
     from modelmeter.whatif import apply
 
     model = modelmeter.load(options.model, options.variant)
-    what_if = apply(model, whatif_from(options, model))
+    what_if = apply(model, whatif_from(options))
     routings = list({routing.name: routing for routing in (*ROUTINGS, what_if.routing)}.values())
     print(quoted_to_markdown(quoted_figures(what_if.model, routings=routings)))
     if what_if.changes:
         print("\nWhat is changed:\n")
-        print("\n".join(change.text for change in what_if.changes))
+        print("\n".join(change_lines(what_if.changes)))
     return 0

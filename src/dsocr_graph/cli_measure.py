@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from dsocr_graph.cli_options import add_machine, add_model, add_points, add_variant
+from dsocr_graph.cli_options import (
+    PAGE_OPTIONS,
+    add_batch,
+    add_machine,
+    add_model,
+    add_pages,
+    add_points,
+    add_variant,
+    page_options,
+)
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
     from dsocr_graph.timing.plan import Point
     from dsocr_graph.workloads import Mode
+    from modelmeter.machine import Machine
     from modelmeter.measurement import Measurement
     from modelmeter.model import AnalyticModel
     from modelmeter.workload import Workload
@@ -31,10 +41,8 @@ def add_parser(commands: Subparsers) -> None:
     add_model(parser.add_argument)
     what = parser.add_argument_group("what to run (default: the profile dsocr-standard-v1)")
     add_points(what.add_argument, "pages")
-    what.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
-    what.add_argument("--batch", type=int, metavar="N", help="equal pages processed together")
-    what.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
-    what.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
+    add_pages(what.add_argument)
+    add_batch(what.add_argument)
     variant = parser.add_argument_group("variant")
     add_variant(variant.add_argument, dtype=None)
     variant.add_argument("--checkpoint", metavar="DIR", help="weights to use (default: random ones)")
@@ -56,10 +64,11 @@ def add_parser(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     # torch's profiler announces each of its runs on standard error, at its highest level; read when torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    from dsocr_graph.emit.files import write_artefacts
+    from dsocr_graph.emit.files import require_writable, write_artefacts
     from dsocr_graph.emit.measurement_table import to_table
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.registry import Variant, model_named
+    from dsocr_graph.timing.machine import this_machine
     from dsocr_graph.timing.measure import measure
     from modelmeter import units
     from modelmeter.measured_total import measured_total
@@ -68,11 +77,14 @@ def _run(options: argparse.Namespace) -> int:
     progress = progress_lines()
     chosen = _chosen(options)
     named = model_named(options.model)
+    machine = this_machine(options.device, threads=options.threads)
+    out: Path = options.out or Path("measurements") / file_name(named.name, machine, chosen.dtype)
+    require_writable(out)  # now, not after the measuring
     variant = Variant(base_size=chosen.mode.base_size, dtype=chosen.dtype, attention=options.attention)
 
     @cache
     def analytic() -> AnalyticModel:
-        from dsocr_graph.pipeline import analytic_model
+        from dsocr_graph.compiling import analytic_model
 
         return analytic_model(named, variant, progress=progress)
 
@@ -94,7 +106,6 @@ def _run(options: argparse.Namespace) -> int:
         analytic=analytic,
         progress=progress,
     )
-    out: Path = options.out or Path("measurements") / file_name(measurement)
     files = write_artefacts(out.parent, {out.name: measurement_to_json(measurement)})
     print(to_table(measurement, _expected_peaks(measurement, analytic())))
     if chosen.workload is not None:
@@ -118,21 +129,16 @@ class _Chosen:
 
 def _chosen(options: argparse.Namespace) -> _Chosen:
     from dsocr_graph.timing.plan import Point, parse_point
-    from dsocr_graph.workloads import STANDARD, bind_profile, load_profile, mode_named, override
+    from dsocr_graph.workloads import bind_profile, choose_profile, mode_named
     from modelmeter.measured_total import workload_points
 
     if not options.points:
-        profile = override(
-            load_profile(STANDARD if options.workload is None else options.workload),
-            mode=options.mode,
-            batch=options.batch,
-            new_tokens=options.new_tokens,
-            dtype=options.dtype,
-        )
+        profile = choose_profile(**page_options(options), batch=options.batch, dtype=options.dtype)
         workload = bind_profile(profile)
         points = tuple(Point(stage=run.stage, bindings=run.bindings) for run in workload_points(workload))
         return _Chosen(points=points, mode=profile.mode, dtype=profile.dtype, workload=workload)
-    given = [name for name in ("workload", "batch", "new_tokens") if getattr(options, name) is not None]
+    pages = [name for name in (*PAGE_OPTIONS, "batch") if name != "mode"]  # a variant is named by its mode
+    given = [name for name in pages if getattr(options, name) not in (None, [])]
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise OptionError(f"--points says what to run, stage by stage, and so does {flags}; leave one of them out")
@@ -155,19 +161,14 @@ def _expected_peaks(measurement: Measurement, analytic: AnalyticModel) -> tuple[
     )
 
 
-def file_name(measurement: Measurement) -> str:
-    """Return the usual name of a measurement's file: model, device and dtype.
+def file_name(model: str, machine: Machine, dtype: str) -> str:
+    """Return the usual name of a measurement's file.
 
     Examples
     --------
     >>> from modelmeter.machine import Machine
-    >>> from modelmeter.measurement import Measurement
-    >>> machine = Machine(kind="cuda", device="NVIDIA H200", driver="", memory_bytes=1, threads=1, torch="2.13.0")
-    >>> file_name(
-    ...     Measurement(
-    ...         machine=machine, date="2026-11-25", model="toy", variant={"dtype": "bf16"}, weights="random", stages=()
-    ...     )
-    ... )
+    >>> h200 = Machine(kind="cuda", device="NVIDIA H200", driver="", memory_bytes=1, threads=1, torch="2.13.0")
+    >>> file_name("toy", h200, "bf16")
     'toy-nvidia-h200-bf16.json'
     """
-    return f"{measurement.model}-{measurement.machine.slug}-{measurement.variant['dtype']}.json"
+    return f"{model}-{machine.slug}-{dtype}.json"

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
+from typing import Any
+
+from dsocr_graph.errors import OptionError
 
 AddArgument = Callable[..., argparse.Action]
 """`add_argument` of a parser, or of a group of its options."""
+
+
+def add_subject(add: AddArgument) -> None:
+    """Add which model to analyze, however it is named.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_subject(parser.add_argument)
+    >>> parser.parse_args(["--model", "my_model:make"]).model
+    'my_model:make'
+    """
+    add(
+        "--model",
+        default="deepseek-ocr",
+        help="by name, path of a config.json, or factory as package.module:function (default: %(default)s)",
+    )
 
 
 def add_model(add: AddArgument) -> None:
@@ -22,8 +43,23 @@ def add_model(add: AddArgument) -> None:
     add("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
 
 
+def add_capture(add: AddArgument, *, dtype: str | None) -> None:
+    """Add what tells captures of a model apart; without a default type, a profile of pages says it.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_capture(parser.add_argument, dtype="bf16")
+    >>> parser.parse_args([]).attention
+    'sdpa'
+    """
+    default = "the profile's, else bf16" if dtype is None else dtype
+    add("--dtype", default=dtype, help=f"bf16 or fp32 (default: {default})")
+    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+
+
 def add_variant(add: AddArgument, *, dtype: str | None) -> None:
-    """Add which variant of a model to run; without a default type, a profile of pages says it.
+    """Add which variant of a model to run: what `add_capture` adds, and how its experts run.
 
     Examples
     --------
@@ -33,10 +69,87 @@ def add_variant(add: AddArgument, *, dtype: str | None) -> None:
     >>> options.dtype, options.attention, options.moe
     ('bf16', 'sdpa', 'loop')
     """
-    default = "the profile's, else bf16" if dtype is None else dtype
-    add("--dtype", default=dtype, help=f"bf16 or fp32 (default: {default})")
-    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+    add_capture(add, dtype=dtype)
     add("--moe", default="grouped", help="grouped, or loop: the published loop over experts (default: %(default)s)")
+
+
+def add_pages(add: AddArgument) -> None:
+    """Add which pages to run, in which mode, with how many tokens; `page_options` reads them.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_pages(parser.add_argument)
+    >>> parser.parse_args(["--page", "1700x2200", "--page", "640x480"]).page
+    ['1700x2200', '640x480']
+    """
+    lengths = "a number, some with commas, uniform:LOW:HIGH, normal:MEAN:SD, lognormal:MEAN:SD or histogram:FILE"
+    add("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
+    add("--image", action="append", default=[], metavar="FILE", help="PNG, JPEG or TIFF; repeatable")
+    add("--pdf", action="append", default=[], metavar="FILE", help="PDF; repeatable")
+    add("--page", action="append", default=[], metavar="WxH", help="a page by its size in pixels; repeatable")
+    add("--crops", metavar="WxH", help="columns x rows that every page is cut into, whatever its size")
+    add("--mode", help="Tiny, Small, Base, Large or Gundam")
+    add("--prompt-tokens", metavar="LENGTHS", help="tokens of the prompt, image tokens not counted: as --new-tokens")
+    add("--new-tokens", metavar="LENGTHS", help=f"tokens generated per page: {lengths}")
+
+
+PAGE_OPTIONS = ("workload", "image", "pdf", "page", "crops", "mode", "prompt_tokens", "new_tokens")
+"""What `add_pages` adds, as parameters of `dsocr_graph.workloads.choose_profile`."""
+
+
+def page_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the parsed options of `add_pages` as `dsocr_graph.workloads.choose_profile` takes them.
+
+    Raises
+    ------
+    OptionError
+        When a size is none.
+    """
+    given: dict[str, Any] = {name: getattr(options, name) for name in PAGE_OPTIONS}
+    given["page"] = [two_numbers(text, "page", "pixels, such as 1700x2200") for text in options.page]
+    if options.crops is not None:
+        given["crops"] = two_numbers(options.crops, "crops", "crops, such as 2x3")
+    return given
+
+
+def two_numbers(text: str, option: str, unit: str) -> tuple[int, int]:
+    """Return the width and height of a text such as 1700x2200.
+
+    Raises
+    ------
+    OptionError
+        When it is none.
+
+    Examples
+    --------
+    >>> two_numbers("2x3", "crops", "crops, such as 2x3")
+    (2, 3)
+    """
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
+    if found is None:
+        raise OptionError(f"--{option}: {text!r} is no size; write width x height in {unit}")
+    return int(found[1]), int(found[2])
+
+
+def add_batch(add: AddArgument) -> None:
+    """Add how many equal pages run together.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_batch(parser.add_argument)
+    >>> parser.parse_args(["--batch", "8"]).batch
+    8
+    """
+    add("--batch", type=_integer, metavar="N", help="equal pages processed together")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
 
 
 def add_points(add: AddArgument, instead_of: str) -> None:

@@ -9,14 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import AddArgument, add_model
+from dsocr_graph.cli_options import AddArgument, add_model, add_pages, add_variant, page_options
 from dsocr_graph.errors import OptionError
+from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 
 if TYPE_CHECKING:
+    from dsocr_graph.models.named_model import NamedModel
     from dsocr_graph.workloads import Profile
     from modelmeter.capacity import Prices, Service
     from modelmeter.devices import DeviceSpec
     from modelmeter.predict import TimeModel
+    from modelmeter.whatif import WhatIf
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
@@ -46,11 +49,9 @@ def add_parser(commands: Subparsers) -> None:
     targets.add_argument("--fits", action="store_true", help="ask about memory alone: no targets, no times")
     _add_search(parser.add_argument_group("search").add_argument)
     pages = parser.add_argument_group("pages, in equal shares (default: the profile dsocr-standard-v1)")
-    pages.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
-    pages.add_argument("--image", action="append", default=[], metavar="FILE", help="PNG, JPEG or TIFF; repeatable")
-    pages.add_argument("--pdf", action="append", default=[], metavar="FILE", help="PDF; repeatable")
-    pages.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
-    pages.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
+    add_pages(pages.add_argument)
+    add_variant(parser.add_argument_group("variant").add_argument, dtype=None)
+    add_whatif_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every candidate to this file too")
     parser.set_defaults(run=_run)
 
@@ -69,16 +70,27 @@ def _add_search(add: AddArgument) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    service = _service(options)
+    from dsocr_graph.emit.what_ifs import change_lines
+    from dsocr_graph.subjects import named_or_configured
+    from dsocr_graph.workloads import choose_profile
+
+    profile = choose_profile(**page_options(options), dtype=options.dtype)
+    named = named_or_configured(options.model)
+    what_if = _what_if(named, profile, options)
+    service = _service(named, profile, what_if)
     if options.fits:
         lines, document = _answer_fits(service, options)
     else:
-        lines, document = _answer_plan(service, options)
+        lines, document = _answer_plan(service, options, profile.dtype)
+    changed = [*(f"{name}: {text}" for name, text in profile.lengths.items()), *change_lines(what_if.changes)]
+    if changed:
+        lines += ["what-ifs", *(f"  {line}" for line in changed)]
     print("\n".join(lines))
     if options.json is not None:
         from dsocr_graph.emit.files import write_artefacts
 
-        write_artefacts(options.json.parent, {options.json.name: json.dumps(document, indent=1) + "\n"})
+        text = json.dumps({**document, "what_ifs": changed}, indent=1) + "\n"
+        write_artefacts(options.json.parent, {options.json.name: text})
         print(options.json)
     return 0
 
@@ -86,33 +98,24 @@ def _run(options: argparse.Namespace) -> int:
 # --- what is asked
 
 
-def _service(options: argparse.Namespace) -> Service:
-    import modelmeter
-    from dsocr_graph.workloads import bind_profile, override
+def _what_if(named: NamedModel, profile: Profile, options: argparse.Namespace) -> WhatIf:
+    from dsocr_graph.compiling import shipped_or_compiled
+    from dsocr_graph.emit.progress import progress_lines
+    from modelmeter.whatif import apply
+
+    variant = named.variant(profile, options.attention)
+    return apply(shipped_or_compiled(named, variant, progress=progress_lines()), whatif_from(options))
+
+
+def _service(named: NamedModel, profile: Profile, what_if: WhatIf) -> Service:
+    from dsocr_graph.workloads import override
     from modelmeter.capacity import Service
 
-    profile = _profile(options)
-    model = modelmeter.load(options.model, profile.mode.name.lower())
-    if profile.dtype != model.variant["dtype"]:
-        raise OptionError(
-            f"profile {profile.name!r} is in {profile.dtype}, the shipped model in {model.variant['dtype']}; choose a "
-            f"profile in {model.variant['dtype']}"
-        )
-    return Service(model=model, workload_of=lambda batch: bind_profile(override(profile, batch=batch)))
-
-
-def _profile(options: argparse.Namespace) -> Profile:
-    from dsocr_graph.workloads import STANDARD, load_profile, override, profile_from_pages, read_image, read_pdf
-
-    changes = {"mode": options.mode, "new_tokens": options.new_tokens}
-    files = [*options.image, *options.pdf]
-    if not files:
-        return override(load_profile(STANDARD if options.workload is None else options.workload), **changes)
-    if options.workload is not None:
-        raise OptionError("pages come from --workload or from --image and --pdf, not from both; leave one out")
-    pages = [page for path in options.image for page in read_image(path)]
-    pages += [page for path in options.pdf for page in read_pdf(path)]
-    return profile_from_pages(pages, name=Path(files[0]).stem if len(files) == 1 else "pages", **changes)
+    return Service(
+        model=what_if.model,
+        workload_of=lambda batch: named.workload(override(profile, batch=batch)),
+        routing=what_if.routing,
+    )
 
 
 def _devices(options: argparse.Namespace) -> tuple[DeviceSpec, ...]:
@@ -129,7 +132,8 @@ def _devices(options: argparse.Namespace) -> tuple[DeviceSpec, ...]:
     return tuple(devices.values())
 
 
-def _clocks(options: argparse.Namespace) -> list[TimeModel]:
+def _clocks(options: argparse.Namespace, dtype: str) -> list[TimeModel]:
+    from dsocr_graph.pipeline import require_measured_calls
     from dsocr_graph.time_models import choose_time_model
     from modelmeter.capacity import clock_of
 
@@ -143,7 +147,9 @@ def _clocks(options: argparse.Namespace) -> list[TimeModel]:
         return [clock_of(device, efficiency=options.efficiency) for device in _devices(options)]
     # A calibration is of one machine and refuses a device beside it.
     names = [options.device] if options.calibration is not None else [device.key for device in _devices(options)]
-    clocks = (choose_time_model(device=name, **chosen) for name in names)
+    clocks = [choose_time_model(device=name, moe=options.moe, **chosen) for name in names]
+    for clock in clocks:
+        require_measured_calls(clock, whatif_from(options), dtype)
     return [clock for clock in clocks if clock is not None]
 
 
@@ -179,7 +185,7 @@ def _prices(options: argparse.Namespace) -> Prices | None:
 # --- what is answered
 
 
-def _answer_fits(service: Service, options: argparse.Namespace) -> tuple[list[str], object]:
+def _answer_fits(service: Service, options: argparse.Namespace) -> tuple[list[str], dict[str, object]]:
     from dsocr_graph.emit.capacity_text import fit_lines, fit_row, largest_line
     from modelmeter.capacity import continuous_memory, fit, largest_batch
 
@@ -202,7 +208,7 @@ def _answer_fits(service: Service, options: argparse.Namespace) -> tuple[list[st
     return lines, {"fits": rows}
 
 
-def _answer_plan(service: Service, options: argparse.Namespace) -> tuple[list[str], object]:
+def _answer_plan(service: Service, options: argparse.Namespace, dtype: str) -> tuple[list[str], dict[str, object]]:
     from dsocr_graph.emit.capacity_text import plan_document, plan_lines
     from modelmeter.capacity import Targets, find_plan
 
@@ -216,7 +222,7 @@ def _answer_plan(service: Service, options: argparse.Namespace) -> tuple[list[st
     found = find_plan(
         service,
         targets,
-        clocks=_clocks(options),
+        clocks=_clocks(options, dtype),
         batches=_batches(options),
         continuous=options.continuous,
         usable=options.usable,

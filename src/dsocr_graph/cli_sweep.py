@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsocr_graph.cli_options import add_capture, add_model, two_numbers
 from dsocr_graph.errors import OptionError
+from dsocr_graph.whatif_options import add_whatif_arguments, whatifs_from
 
 if TYPE_CHECKING:
-    from modelmeter.dims import Routing
     from modelmeter.model import AnalyticModel
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+PAGE = "1700x2200"
+"""Letter at 200 dpi, in pixels."""
 
 MOST_VALUES = 1_000_000
 """Of one range; a longer one is a slip of the keyboard."""
@@ -31,30 +35,26 @@ def add_parser(commands: Subparsers) -> None:
     """
     parser = commands.add_parser(
         "sweep",
-        help="write a table over batches, modes, pages, tokens, devices and routings",
+        help="write a table over batches, modes, pages, tokens, devices and what-ifs",
         description="Evaluate every combination of the values given. Numbers are lists and ranges: 1,2,4 or "
-        "100:2000:100, which is 100, 200 ... 2000.",
+        "100:2000:100, which is 100, 200 ... 2000; tokens may also be a distribution, such as normal:900:200, which "
+        "stands for equally likely lengths, so that the mean of their rows is its mean.",
     )
-    parser.add_argument("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
+    add_model(parser.add_argument)
     grid = parser.add_argument_group("grid")
     grid.add_argument("--mode", default="Gundam", metavar="NAME[,...]", help="resolution modes (default: %(default)s)")
-    grid.add_argument(
-        "--page", default="1700x2200", metavar="WxH[,...]", help="page sizes in pixels (default: %(default)s)"
-    )
+    grid.add_argument("--page", metavar="WxH[,...]", help=f"page sizes in pixels (default: {PAGE})")
+    grid.add_argument("--crops", metavar="WxH[,...]", help="instead: columns x rows that a page is cut into")
     grid.add_argument("--batch", default="1", metavar="NUMBERS", help="equal pages together (default: %(default)s)")
     grid.add_argument(
-        "--prompt-tokens", default="10", metavar="NUMBERS", help="tokens of the prompt (default: %(default)s)"
+        "--prompt-tokens", default="10", metavar="LENGTHS", help="tokens of the prompt (default: %(default)s)"
     )
     grid.add_argument(
-        "--new-tokens", default="1100", metavar="NUMBERS", help="tokens generated per page (default: %(default)s)"
+        "--new-tokens", default="1100", metavar="LENGTHS", help="tokens generated per page (default: %(default)s)"
     )
     grid.add_argument("--device", metavar="NAME[,...]", help="devices for roofline times (default: no times)")
-    grid.add_argument(
-        "--routing",
-        default="uniform",
-        metavar="NAME[,...]",
-        help="how tokens choose experts: uniform, top-k, most, zipf:EXPONENT or histogram:FILE (default: %(default)s)",
-    )
+    add_capture(parser.add_argument_group("variant").add_argument, dtype="bf16")
+    add_whatif_arguments(parser, several=True)
     parser.add_argument("--detail", default="totals", help="totals, or modules: a row for each (default: %(default)s)")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="run on Dask: tcp://HOST:PORT, or local (default: threads)"
@@ -67,20 +67,24 @@ def add_parser(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.emit.what_ifs import change_lines
     from dsocr_graph.sweep_pages import PageAxes, page_grid
     from modelmeter.devices import load_device
     from modelmeter.sweeps.run import sweep_to_file
+    from modelmeter.whatif import apply
 
     axes = PageAxes(
         modes=tuple(options.mode.split(",")),
-        pages=tuple(_page(text) for text in options.page.split(",")),
+        pages=_sizes(options.page or ("" if options.crops else PAGE), "page", "pixels, such as 1700x2200"),
+        crops=_sizes(options.crops, "crops", "crops, such as 2x3"),
         batches=numbers(options.batch, "batch"),
-        prompt_tokens=numbers(options.prompt_tokens, "prompt-tokens"),
-        new_tokens=numbers(options.new_tokens, "new-tokens"),
+        prompt_tokens=_lengths(options.prompt_tokens, "prompt-tokens"),
+        new_tokens=_lengths(options.new_tokens, "new-tokens"),
     )
+    what_ifs = whatifs_from(options)
     devices = [load_device(name) for name in options.device.split(",")] if options.device is not None else []
-    models = _models(options.model, axes.modes)
-    grid = page_grid(axes, models, routings=_routings(options.routing, models), devices=devices)
+    models = _models(options, axes.modes)
+    grid = page_grid(axes, models, what_ifs=what_ifs, devices=devices)
     out = sweep_to_file(
         grid,
         options.out,
@@ -90,24 +94,42 @@ def _run(options: argparse.Namespace) -> int:
         resume=options.resume,
         progress=progress_lines(),
     )
-    print(f"{out}: {grid.points:,} points")
+    # The decoder is the same in every mode, and so is what a what-if changes.
+    applied = [apply(next(iter(models.values())), each) for each in what_ifs]
+    lines = change_lines(change for what_if in applied for change in what_if.changes)
+    print("\n".join((f"{out}: {grid.points:,} points", *lines)))
     return 0
 
 
-def _models(name: str, modes: tuple[str, ...]) -> dict[str, AnalyticModel]:
-    import modelmeter
-    from dsocr_graph.workloads import mode_named
+def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, AnalyticModel]:
+    from dsocr_graph.compiling import shipped_or_compiled
+    from dsocr_graph.models.registry import Variant, model_named
+    from dsocr_graph.workloads import bind_profile, mode_named
 
-    named = dict.fromkeys(mode_named(mode).name for mode in modes)
-    return {mode: modelmeter.load(name, mode.lower()) for mode in named}
+    named = model_named(options.model)
+    if named.workload is not bind_profile:
+        raise OptionError(
+            f"the axes of a sweep are pages as DeepSeek-OCR reads them, and {named.name} reads them otherwise; sweep "
+            "it by modelmeter.sweeps with rules of its own, or analyze it one point at a time"
+        )
+    found = {mode.name: mode for mode in map(mode_named, modes)}
+    return {
+        name: shipped_or_compiled(
+            named, Variant(base_size=mode.base_size, dtype=options.dtype, attention=options.attention)
+        )
+        for name, mode in found.items()
+    }
 
 
-def _routings(texts: str, models: dict[str, AnalyticModel]) -> dict[str, Routing]:
-    from modelmeter.routing import parse_routing
+def _sizes(text: str | None, option: str, unit: str) -> tuple[tuple[int, int], ...]:
+    return tuple(two_numbers(part, option, unit) for part in text.split(",")) if text else ()
 
-    # The decoder is the same in every mode, so any model tells whether a histogram fits.
-    model = next(iter(models.values()))
-    return {text: parse_routing(text, model) for text in texts.split(",")}
+
+def _lengths(text: str, option: str) -> tuple[int, ...]:
+    """Return numbers, or the equally likely lengths of a distribution."""
+    from modelmeter.lengths import parse_lengths
+
+    return parse_lengths(text).equally_likely if text[:1].isalpha() else numbers(text, option)
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
@@ -141,10 +163,3 @@ def _values(part: str, option: str) -> range:
             "from 1 up"
         )
     return range(first, last + 1, step)
-
-
-def _page(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
-    if found is None:
-        raise OptionError(f"--page: {text!r} is no page size; write width x height in pixels, such as 1700x2200")
-    return int(found[1]), int(found[2])

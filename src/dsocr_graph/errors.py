@@ -41,6 +41,10 @@ class MissingLoweringError(DsocrGraphError, LookupError):
     """ATen operators for which no lowering rule exists."""
 
 
+class LoweringRuleError(DsocrGraphError, RuntimeError):
+    """A lowering rule that fails on a call."""
+
+
 class UnknownModelError(DsocrGraphError, KeyError):
     """A model name that is not registered."""
 

@@ -141,7 +141,7 @@ def cache_key(model: NamedModel, variant: ModelVariant) -> str:
     facts: Mapping[str, object] = {
         "config": model.config(variant),
         "variant": variant.facts(),
-        "versions": {name: metadata.version(name) for name in ("torch", "sympy", "onnx")},
+        "versions": {**{name: metadata.version(name) for name in ("torch", "sympy", "onnx")}, **model.versions},
         "code": {package: _code_digest(package, parts) for package, parts in _CODE.items()},
     }
     text = json.dumps(facts, sort_keys=True, default=str)

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from dsocr_graph.command_text import by, command_line, what_if_words, without_folder
+from dsocr_graph.compiling import Progress, compile_model, compile_user_model
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.errors import OptionError
-from dsocr_graph.model_cache import CompiledModel, ModelCache, cache_key
-from dsocr_graph.models.registry import NamedModel, Variant, model_named
+from dsocr_graph.model_cache import CompiledModel, ModelCache
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.subjects import points_of, points_workload, subject_of
 from dsocr_graph.time_models import choose_time_model
-from dsocr_graph.workloads import (
-    STANDARD,
-    Profile,
-    bind_profile,
-    load_profile,
-    override,
-    profile_from_pages,
-    read_image,
-    read_pdf,
-)
+from dsocr_graph.timing.plan import Point, check_point
+from dsocr_graph.workloads import choose_profile
 from modelmeter import AnalyticModel
-from modelmeter.evaluate import evaluate
 from modelmeter.measurement import Measurement, read_measurement
 from modelmeter.predict import Calibrated, Roofline, TimeModel
+from modelmeter.predict.engine import Engine
 from modelmeter.reports import Report
-from modelmeter.serialize import model_from_bytes
+from modelmeter.serialize import model_from_bytes, model_to_json
+from modelmeter.whatif import AS_CAPTURED, Options, apply, evaluate_what_if
 
-Progress = Callable[[str], None]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dsocr_graph.models.user_model import UserModel
 
 DEFAULT_DEVICE = "h200"
 
@@ -45,16 +44,23 @@ class Analysis:
 
 
 def analyze_model(
-    model: str = "deepseek-ocr",
+    model: str | Path | nn.Module = "deepseek-ocr",
+    inputs: object = None,
     *,
+    dims: object = None,
+    points: Sequence[str] = (),
     workload: str | Path | None = None,
     image: Sequence[str | Path] = (),
     pdf: Sequence[str | Path] = (),
+    page: Sequence[tuple[int, int]] = (),
+    crops: tuple[int, int] | None = None,
     mode: str | None = None,
     batch: int | None = None,
-    new_tokens: int | None = None,
+    prompt_tokens: int | str | None = None,
+    new_tokens: int | str | None = None,
     dtype: str | None = None,
     attention: str = "sdpa",
+    what_if: Options = AS_CAPTURED,
     device: str | None = None,
     calibration: str | Path | None = None,
     measurement: str | Path | None = None,
@@ -63,27 +69,45 @@ def analyze_model(
     physical: bool = False,
     out: str | Path | None = None,
     allow_unclassified: bool = False,
+    allow_partial: bool = False,
     cache: bool = True,
     progress: Progress = lambda message: None,
 ) -> Analysis:
-    """Analyze a model on pages: capture, group, lower, evaluate, emit.
+    """Analyze a model, on pages or at given sizes: capture, group, lower, evaluate, emit.
 
     Parameters
     ----------
-    model : str
-        A model by name; `dsocr-graph models` lists them.
+    model : str, Path or nn.Module
+        A model by name (`dsocr-graph models` lists them), the path of a transformers config.json, a factory as
+        ``package.module:function``, or any module together with its inputs.
+    inputs, dims
+        Example inputs of a module and which of their sizes stay symbolic, as
+        `dsocr_graph.models.user_model.user_model` takes them.
+    points : sequence of str
+        Stages at sizes, such as "decode:B=1,T=913", to analyze instead of pages. Default for a module or a factory:
+        the sizes of its example inputs.
     workload : str or Path, optional
         A profile shipped with the package, or a TOML file. Default: dsocr-standard-v1.
     image, pdf : sequence of paths
         Pages to analyze instead of a profile's.
+    page : sequence of (int, int)
+        More such pages, by width and height in pixels.
+    crops : (int, int), optional
+        Columns and rows that every page is cut into, whatever its size.
     mode : str, optional
         Tiny, Small, Base, Large or Gundam.
-    batch, new_tokens : int, optional
-        Equal pages processed together, and tokens generated per page.
+    batch : int, optional
+        Equal pages processed together.
+    prompt_tokens, new_tokens : int or str, optional
+        Tokens of the prompt, image tokens not counted, and tokens generated per page: a number, or a distribution that
+        `modelmeter.lengths.parse_lengths` takes, such as "normal:900:200".
     dtype : str, optional
         "bf16" or "fp32".
     attention : str
         "sdpa", "eager" or "flash_attention_2", in the decoder.
+    what_if : modelmeter.whatif.Options
+        Element types, logits, growth of the KV cache and routing other than as captured; the report says what each
+        changes.
     device : str or None
         A device of modelmeter's table, for a datasheet roofline or the runtime "engine". None: h200, or with a
         calibration the machine that it is of. "none" leaves times out.
@@ -101,6 +125,8 @@ def analyze_model(
         Directory for the artefacts; nothing is written without one.
     allow_unclassified : bool
         Report operators without a lowering rule instead of raising.
+    allow_partial : bool
+        Report the other stages where one cannot be captured; the variant then says without which it is.
     cache : bool
         Keep and reuse compiled models; a cached run imports no torch.
     progress : callable
@@ -121,33 +147,62 @@ def analyze_model(
     >>> from dsocr_graph import analyze_model
     >>> analyze_model("no-such-model")
     Traceback (most recent call last):
-    dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: deepseek-ocr, deepseek-ocr-tiny
+    dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: ...
     """
-    named = model_named(model)
+    subject = subject_of(model, inputs, dims=dims)
     time_model = choose_time_model(
         device=_device(device, calibration), calibration=calibration, runtime=runtime, moe=moe, physical=physical
     )
     measured = _measured(measurement, time_model)
-    profile = _profile(workload, image, pdf, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
-    variant = Variant(base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention)
-    store = ModelCache.default() if cache else ModelCache(directory=None)
-    compiled = compile_model(named, variant, store=store, allow_unclassified=allow_unclassified, progress=progress)
-    progress(f"evaluating {profile.name}")
-    analytic = model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
-    report = evaluate(analytic, bind_profile(profile), time_model=time_model)
+    pages: dict[str, Any] = {
+        "workload": workload,
+        "image": image,
+        "pdf": pdf,
+        "page": page,
+        "crops": crops,
+        "mode": mode,
+        "batch": batch,
+        "prompt_tokens": prompt_tokens,
+        "new_tokens": new_tokens,
+    }
+    asked = points_of(points, subject)
+    _check_options(subject, asked, pages, dtype=dtype, attention=attention)
+    profile = choose_profile(**pages, dtype=dtype)
+    partly = {"allow_unclassified": allow_unclassified, "allow_partial": allow_partial}
+    if isinstance(subject, NamedModel):
+        variant = subject.variant(profile, attention)
+        require_measured_calls(time_model, what_if, profile.dtype)
+        store = ModelCache.default() if cache else ModelCache(directory=None)
+        compiled = compile_model(subject, variant, store=store, progress=progress, **partly)
+        asked_for = points_workload(asked) if asked else subject.workload(profile)
+    else:
+        require_measured_calls(time_model, what_if, subject.facts.get("dtype", ""))
+        compiled = compile_user_model(subject, progress=progress, **partly)
+        asked_for = points_workload(asked)
+    captured = model_from_bytes(compiled.model_json, source=f"compiled {subject.name}")
+    for point in asked:
+        check_point(captured, point)
+    progress(f"evaluating {asked_for.name}")
+    applied = apply(captured, what_if)
+    report = evaluate_what_if(applied, asked_for, time_model=time_model)
     files: tuple[Path, ...] = ()
     if out is not None:
         progress(f"writing {out}")
         options = {
-            "model": model if model != "deepseek-ocr" else None,
+            "model": _word(model),
+            "points": list(points),
             "workload": Path(workload).name if workload is not None else None,
             "image": [Path(path).name for path in image],
             "pdf": [Path(path).name for path in pdf],
+            "page": [by(size) for size in page],
+            "crops": None if crops is None else by(crops),
             "mode": mode,
             "batch": batch,
-            "new_tokens": new_tokens,
+            "prompt_tokens": without_folder(prompt_tokens),
+            "new_tokens": without_folder(new_tokens),
             "dtype": dtype,
             "attention": attention if attention != "sdpa" else None,
+            **what_if_words(what_if),
             "device": None if device == DEFAULT_DEVICE else device,
             "calibration": Path(calibration).name if calibration is not None else None,
             "measurement": Path(measurement).name if measurement is not None else None,
@@ -155,99 +210,79 @@ def analyze_model(
             "moe": moe if moe != "grouped" else None,
             "physical": physical or None,
             "allow_unclassified": allow_unclassified or None,
+            "allow_partial": allow_partial or None,
         }
-        artefacts = _artefacts(compiled, analytic, report, command_line(options))
+        if applied.model is not captured:
+            compiled = evolve(compiled, model_json=model_to_json(applied.model).encode())
+        command = command_line(options) if isinstance(model, str | Path) else None
+        artefacts = _artefacts(compiled, applied.model, report, command)
         if time_model is not None and not isinstance(time_model, Roofline):
             from dsocr_graph.emit.prediction_files import prediction_artefacts
 
-            artefacts |= prediction_artefacts(analytic, report, time_model, measured, command=command_line(options))
+            artefacts |= prediction_artefacts(applied.model, report, time_model, measured, command=command)
         files = write_artefacts(Path(out), artefacts)
-    return Analysis(model=analytic, report=report, files=files)
+    return Analysis(model=applied.model, report=report, files=files)
 
 
-def compile_model(
-    named: NamedModel,
-    variant: Variant,
+def _check_options(
+    subject: NamedModel | UserModel,
+    points: Sequence[Point],
+    pages: Mapping[str, object],
     *,
-    store: ModelCache,
-    allow_unclassified: bool = False,
-    progress: Progress = lambda message: None,
-) -> CompiledModel:
-    """Return a compiled model, from the cache or by capturing it.
-
-    Raises
-    ------
-    CaptureError, MissingLoweringError
-        When the model cannot be compiled.
-    """
-    key = cache_key(named, variant)
-    compiled = store.load(key)
-    if compiled is not None:
-        progress(f"compiled {named.name} {variant.name} found in the cache")
-        return compiled
-    progress(f"building {named.name} {variant.name} without weights")
-    compiled = _compile(named, variant, allow_unclassified=allow_unclassified, progress=progress)
-    if not allow_unclassified:
-        try:
-            store.store(key, compiled)
-        except OptionError as error:
-            progress(f"not cached: {error}")
-    return compiled
-
-
-def analytic_model(named: NamedModel, variant: Variant, *, progress: Progress = lambda message: None) -> AnalyticModel:
-    """Return a compiled model to evaluate, from the usual cache or by capturing it.
-
-    Raises
-    ------
-    CaptureError, MissingLoweringError
-        When the model cannot be compiled.
-    """
-    compiled = compile_model(named, variant, store=ModelCache.default(), progress=progress)
-    return model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
-
-
-def _compile(named: NamedModel, variant: Variant, *, allow_unclassified: bool, progress: Progress) -> CompiledModel:
-    from dsocr_graph.emit.onnx_graph import to_onnx
-    from dsocr_graph.lowering import lower
-    from dsocr_graph.scopes import group_by_module
-    from dsocr_graph.tracing import capture
-    from modelmeter.serialize import model_to_json
-
-    module, stages = named.build(variant)
-    captured = capture(module, stages, name=named.name, variant=variant.facts(), progress=progress)
-    progress("grouping by module")
-    graph = group_by_module(captured)
-    progress(f"lowering {sum(len(stage.calls) for stage in captured.graphs):,} ATen calls")
-    analytic = lower(
-        graph,
-        allow_unclassified=allow_unclassified,
-        descriptions={stage.name: stage.description for stage in stages},
-    )
-    return CompiledModel(model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic))
-
-
-def _profile(
-    workload: str | Path | None,
-    image: Sequence[str | Path],
-    pdf: Sequence[str | Path],
-    *,
-    mode: str | None,
-    batch: int | None,
-    new_tokens: int | None,
     dtype: str | None,
-) -> Profile:
-    """Return the pages to analyze: a profile's, or those of files."""
-    if not image and not pdf:
-        profile = load_profile(workload if workload is not None else STANDARD)
-        return override(profile, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
-    if workload is not None:
-        raise OptionError("pages come from --workload or from --image and --pdf, not from both; leave one out")
-    pages = [page for path in image for page in read_image(path)]
-    pages += [page for path in pdf for page in read_pdf(path)]
-    files = [*image, *pdf]
-    name = Path(files[0]).stem if len(files) == 1 else "pages"
-    return profile_from_pages(pages, name=name, mode=mode, batch=batch, new_tokens=new_tokens, dtype=dtype)
+    attention: str,
+) -> None:
+    """Refuse options that say nothing of what is analyzed."""
+    given = {name for name, value in pages.items() if value not in (None, (), [])}
+    if isinstance(subject, NamedModel):
+        if points and given - {"mode"}:
+            raise OptionError(
+                f"--points gives the sizes themselves, so that {_flags(given - {'mode'})} would say nothing; leave out "
+                "one or the other"
+            )
+        return
+    given |= {
+        name for name, value, default in (("dtype", dtype, None), ("attention", attention, "sdpa")) if value != default
+    }
+    if given:
+        raise OptionError(
+            f"{_flags(given)} would say nothing of {subject.name}, which comes as it is; give --points STAGE:DIM=SIZE "
+            "for other sizes than its example's, and build it otherwise for another variant"
+        )
+
+
+def _flags(names: Collection[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))
+
+
+def _word(model: str | Path | nn.Module) -> str | None:
+    """Return the model as the command has it; a file by its name alone, since artefacts hold no places."""
+    if model == "deepseek-ocr" or not isinstance(model, str | Path):
+        return None
+    return Path(model).name if Path(model).exists() else str(model)
+
+
+def require_measured_calls(time_model: TimeModel | None, what_if: Options, dtype: str) -> None:
+    """Do nothing unless a calibration or an engine's tables are to predict calls that a what-if changes.
+
+    An engine takes logits and the growth of the cache as they are, but its times are those of the captured types.
+
+    Raises
+    ------
+    OptionError
+        When it is; the message says what to do.
+    """
+    changing = what_if.changing(dtype)
+    if isinstance(time_model, Engine):
+        changing = {name: value for name, value in changing.items() if name.endswith("_dtype")}
+    measured: tuple[tuple[type, str], ...] = ((Calibrated, "--calibration"), (Engine, "--runtime engine"))
+    source = next((option for kind, option in measured if isinstance(time_model, kind)), None)
+    if changing and source is not None:
+        given = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in changing.items())
+        raise OptionError(
+            f"{source} has times of calls as they were captured, and {given} changes some, which nobody measured; "
+            f"leave out {source} for times by a roofline (--device), or leave out the what-if"
+        )
 
 
 def _device(device: str | None, calibration: str | Path | None) -> str | None:
@@ -271,27 +306,9 @@ def _measured(measurement: str | Path | None, time_model: TimeModel | None) -> M
     return measured
 
 
-def command_line(options: Mapping[str, object]) -> str:
-    """Return the command that an analysis with these options stands for; options that are None are left out.
-
-    Examples
-    --------
-    >>> command_line({"mode": "Base", "image": ["a b.png"], "batch": None, "allow_unclassified": True})
-    "python -m dsocr_graph.analyze --mode Base --image 'a b.png' --allow-unclassified"
-    """
-    words = ["python", "-m", "dsocr_graph.analyze"]
-    for name, value in options.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, list | tuple):
-            words += [word for item in value for word in (flag, str(item))]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-        elif value is not None:
-            words += [flag, str(value)]
-    return shlex.join(words)
-
-
-def _artefacts(compiled: CompiledModel, model: AnalyticModel, report: Report, command: str) -> dict[str, bytes | str]:
+def _artefacts(
+    compiled: CompiledModel, model: AnalyticModel, report: Report, command: str | None
+) -> dict[str, bytes | str]:
     from dsocr_graph.emit.csv_table import to_csv
     from dsocr_graph.emit.graphml import to_graphml
     from dsocr_graph.emit.markdown import to_markdown

@@ -1,19 +1,20 @@
-"""Grids of page workloads: modes, page sizes, batches and tokens as the axes of a modelmeter sweep."""
+"""Grids of page workloads: modes, page sizes or crops, batches, tokens and what-ifs as axes of a modelmeter sweep."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from dsocr_graph.errors import OptionError
-from dsocr_graph.workloads import MAX_CONTEXT, Mode, mode_named, tile
+from dsocr_graph.workloads import MAX_CONTEXT, Mode, mode_named, tile, tile_crops
 from dsocr_graph.workloads.errors import ContextTooLongError, InvalidProfileError
 from dsocr_graph.workloads.limits import MAX_BATCH, whole_number
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.sweeps import Axis, Grid, Program, Section, StageRule
+from modelmeter.whatif import AS_CAPTURED, Options, apply
 
 # What `dsocr_graph.workloads.bind_profile` makes of a page, in columns of the axes.
 RULES = (
@@ -48,25 +49,29 @@ class PageAxes:
     """
 
     modes: tuple[str, ...]
-    pages: tuple[tuple[int, int], ...]  # width and height in pixels
+    pages: tuple[tuple[int, int], ...] = ()  # width and height in pixels
+    crops: tuple[tuple[int, int], ...] = ()  # or columns and rows that a page is cut into, whatever its size
     batches: tuple[int, ...]  # equal pages processed together
     new_tokens: tuple[int, ...]  # per page
     prompt_tokens: tuple[int, ...] = field(default=(10,))  # of the context, without image tokens
 
     @property
     def points(self) -> int:
-        """Points for one routing and device."""
-        return len(self.modes) * len(self.pages) * len(self.batches) * len(self.new_tokens) * len(self.prompt_tokens)
+        """Points for one what-if and device."""
+        axes = (self.modes, self.pages or self.crops, self.batches, self.prompt_tokens, self.new_tokens)
+        return math.prod(map(len, axes))
 
 
 def page_grid(
     axes: PageAxes,
     models: Mapping[str, AnalyticModel],
     *,
-    routings: Mapping[str, Routing] | None = None,
+    what_ifs: Sequence[Options] = (AS_CAPTURED,),
     devices: Sequence[DeviceSpec] = (),
 ) -> Grid:
-    """Return the grid of some axes: modes change slowest, then routings, devices, pages, batches, prompts, new tokens.
+    """Return the grid of some axes: modes change slowest, then what-ifs, devices, pages, batches, prompts, new tokens.
+
+    A what-if has a column of its own where any of them changes a call; routing always has one.
 
     Parameters
     ----------
@@ -74,16 +79,18 @@ def page_grid(
         Every combination is a point.
     models : mapping of str to AnalyticModel
         The compiled model of each mode, by the mode's name.
-    routings : mapping of str to Routing, optional
-        How many distinct experts some tokens touch, by name; uniform when left out.
+    what_ifs : sequence of Options
+        Element types, logits, growth of the KV cache and routing; as captured when left out.
     devices : sequence of DeviceSpec
         With devices, the table has roofline times.
 
     Raises
     ------
     OptionError
-        When an axis has no values.
-    InvalidProfileError, ContextTooLongError, PageSizeError, UnknownModeError
+        When an axis has no values, or pages have both sizes and crops.
+    WhatIfError, UnsupportedWhatIfError, RoutingError
+        When a what-if cannot be applied to a model.
+    CropGridError, InvalidProfileError, ContextTooLongError, PageSizeError, UnknownModeError
         When a value is out of its range, or tokens exceed the positions of the model.
 
     Examples
@@ -98,28 +105,52 @@ def page_grid(
     sections: list[Section] = []
     for name in axes.modes:
         mode = mode_named(name)
-        program = Program.of(models[mode.name])
+        model = models[mode.name]
+        programs = _programs(model, what_ifs)
         columns = _axes(axes, mode)
-        for routing_name, routing in (routings or {"uniform": uniform_routing}).items():
-            labels = {"mode": mode.name, "routing": routing_name}
+        for options in what_ifs:
+            labels = {"mode": mode.name, "routing": options.routing.name, **_changes(options, what_ifs, model)}
             for device in devices or (None,):
                 named = labels if device is None else {**labels, "device": device.key}
                 sections.append(
                     Section(
-                        program=program,
+                        program=programs[_without_routing(options)],
                         labels=named,
                         axes=columns,
                         rules=RULES,
                         documents="batch",
-                        routing=routing,
+                        routing=options.routing,
                         device=device,
                     )
                 )
     return Grid(sections=tuple(sections))
 
 
+def _programs(model: AnalyticModel, what_ifs: Sequence[Options]) -> dict[Options, Program]:
+    """Return the compiled model under each of the what-ifs but for their routing, which a section chooses."""
+    for routing in dict.fromkeys(options.routing for options in what_ifs):
+        apply(model, Options(routing=routing))  # refuses a histogram of another model
+    distinct = dict.fromkeys(map(_without_routing, what_ifs))
+    return {options: Program.of(apply(model, options).model) for options in distinct}
+
+
+def _without_routing(options: Options) -> Options:
+    return evolve(options, routing=AS_CAPTURED.routing)
+
+
+def _changes(options: Options, what_ifs: Sequence[Options], model: AnalyticModel) -> dict[str, str]:
+    """Return the values of the what-ifs that change a call in any of them; the captured type where it is kept."""
+    dtype = model.variant["dtype"]
+    named = dict.fromkeys(name for each in what_ifs for name in each.changing(dtype))
+    return {name: getattr(options, name) or dtype for name in named}
+
+
 def _require_values(axes: PageAxes) -> None:
-    for name in ("modes", "pages", "batches", "new_tokens", "prompt_tokens"):
+    if axes.pages and axes.crops:
+        raise OptionError("a page has a size, which says how it is cropped, or crops, not both; leave one out")
+    if not axes.pages and not axes.crops:
+        raise OptionError("axis pages has no values; give at least one size of a page, or crops")
+    for name in ("modes", "batches", "new_tokens", "prompt_tokens"):
         if not getattr(axes, name):
             raise OptionError(f"axis {name} has no values; give at least one")
     for batch in axes.batches:
@@ -131,6 +162,7 @@ def _require_values(axes: PageAxes) -> None:
 
 def _axes(axes: PageAxes, mode: Mode) -> tuple[Axis, ...]:
     tilings = [tile(width, height, mode) for width, height in axes.pages]
+    tilings += [tile_crops(columns, rows, mode) for columns, rows in axes.crops]
     image = max(tiling.image_tokens for tiling in tilings)
     prompt, new = max(axes.prompt_tokens), max(axes.new_tokens)
     if image + prompt + new > MAX_CONTEXT:
@@ -139,11 +171,14 @@ def _axes(axes: PageAxes, mode: Mode) -> tuple[Axis, ...]:
             f"{prompt:,} of the prompt, {new:,} new), over the model's {MAX_CONTEXT:,} positions; make new_tokens "
             f"{MAX_CONTEXT - image - prompt:,} at most, or choose a smaller mode or prompt"
         )
+    sizes = {
+        "page_width": tuple(width for width, _ in axes.pages),
+        "page_height": tuple(height for _, height in axes.pages),
+    }
     page = Axis(
         name="page",
         columns={
-            "page_width": tuple(width for width, _ in axes.pages),
-            "page_height": tuple(height for _, height in axes.pages),
+            **(sizes if axes.pages else {}),
             "crop_columns": tuple(tiling.columns for tiling in tilings),
             "crop_rows": tuple(tiling.rows for tiling in tilings),
             "views": tuple(tiling.views for tiling in tilings),

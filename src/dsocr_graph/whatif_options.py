@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from itertools import product
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelmeter.model import AnalyticModel
     from modelmeter.whatif import Options
 
 _DTYPES = "bf16, fp32, fp8, int8 or int4"
 
 
-def add_whatif_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the what-ifs to a command.
+WHATIF_OPTIONS = ("weight_dtype", "activation_dtype", "kv_dtype", "logits", "kv_growth", "routing")
+"""What-ifs that choose one of several ways."""
+
+
+def add_whatif_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the what-ifs to a command; with `several`, each may name some with commas, which `whatifs_from` combines.
 
     Examples
     --------
@@ -22,7 +27,8 @@ def add_whatif_arguments(parser: argparse.ArgumentParser) -> None:
     >>> parser.parse_args(["--kv-dtype", "int8"]).kv_dtype
     'int8'
     """
-    group = parser.add_argument_group("what-ifs (default: as captured)")
+    commas = ", several with commas" if several else ""
+    group = parser.add_argument_group(f"what-ifs (default: as captured{commas})")
     group.add_argument("--weight-dtype", metavar="TYPE", help=f"of the weights: {_DTYPES}")
     group.add_argument("--activation-dtype", metavar="TYPE", help="of the activations: bf16, fp32, fp8 or int8")
     group.add_argument("--kv-dtype", metavar="TYPE", help=f"of the KV cache: {_DTYPES}")
@@ -37,11 +43,6 @@ def add_whatif_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="elements of int8 and int4 weights that share a scale (default: %(default)s)",
     )
-    add_routing_argument(group)
-
-
-def add_routing_argument(group: argparse._ActionsContainer) -> None:  # pyright: ignore[reportPrivateUsage]
-    """Add how tokens choose experts."""
     group.add_argument(
         "--routing",
         default="uniform",
@@ -49,8 +50,8 @@ def add_routing_argument(group: argparse._ActionsContainer) -> None:  # pyright:
     )
 
 
-def whatif_from(options: argparse.Namespace, model: AnalyticModel) -> Options:
-    """Return the what-ifs of parsed arguments; `model` is the one whose layers a histogram must name.
+def whatif_from(options: argparse.Namespace) -> Options:
+    """Return the what-ifs of parsed arguments; `modelmeter.whatif.apply` checks that a histogram is of its model.
 
     Raises
     ------
@@ -61,21 +62,39 @@ def whatif_from(options: argparse.Namespace, model: AnalyticModel) -> Options:
 
     Examples
     --------
-    >>> import modelmeter
     >>> parser = argparse.ArgumentParser()
     >>> add_whatif_arguments(parser)
-    >>> whatif_from(parser.parse_args(["--weight-dtype", "int4"]), modelmeter.load("deepseek-ocr")).weight_dtype
+    >>> whatif_from(parser.parse_args(["--weight-dtype", "int4"])).weight_dtype
     'int4'
     """
+    return _whatif({name: getattr(options, name) for name in WHATIF_OPTIONS}, options.group_size)
+
+
+def whatifs_from(options: argparse.Namespace) -> tuple[Options, ...]:
+    """Return every combination of what-ifs whose arguments may name several, the last option changing fastest.
+
+    Raises
+    ------
+    UnknownChoiceError, WhatIfError, UnknownRoutingError, RoutingError
+        As `whatif_from`, for any of them.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_whatif_arguments(parser, several=True)
+    >>> found = whatifs_from(parser.parse_args(["--kv-dtype", "bf16,fp8", "--routing", "uniform,most"]))
+    >>> [(each.kv_dtype, each.routing.name) for each in found]
+    [('bf16', 'uniform'), ('bf16', 'most'), ('fp8', 'uniform'), ('fp8', 'most')]
+    """
+    values = {name: getattr(options, name) for name in WHATIF_OPTIONS}
+    each = [[None] if text is None else text.split(",") for text in values.values()]
+    return tuple(_whatif(dict(zip(values, chosen, strict=True)), options.group_size) for chosen in product(*each))
+
+
+def _whatif(values: Mapping[str, Any], group_size: int) -> Options:
     from modelmeter.routing import parse_routing
     from modelmeter.whatif import Options
 
-    return Options(
-        weight_dtype=options.weight_dtype,
-        activation_dtype=options.activation_dtype,
-        kv_dtype=options.kv_dtype,
-        logits=options.logits,
-        kv_growth=options.kv_growth,
-        group_size=options.group_size,
-        routing=parse_routing(options.routing, model),
-    )
+    choices = dict(values)
+    routing = parse_routing(choices.pop("routing"))
+    return Options(**choices, group_size=group_size, routing=routing)

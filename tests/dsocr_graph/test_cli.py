@@ -93,7 +93,7 @@ def refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatc
         (["--new-tokens", "0"], r"new.tokens.* is 0; expected a whole number from 1 to 8,192"),
         (["--new-tokens", "-1"], r"new.tokens.* is -1; expected a whole number from 1 to 8,192"),
         (["--new-tokens", "8192"], "8,192"),
-        (["--new-tokens", "many"], "argument --new-tokens: 'many' is no whole number"),
+        (["--new-tokens", "many"], "'many' in the lengths 'many' is no whole number of tokens"),
         (["--image", "no-such.png"], "no page file 'no-such.png'; check the path"),
         (["--pdf", "."], "'.' is a directory; name the page files in it one by one"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
@@ -190,7 +190,7 @@ def test_one_bad_file_of_several_stops_the_run(refused: Refused, page_makers: Mo
 def test_files_and_a_profile_together_are_refused(refused: Refused) -> None:
     """Pages have one source; the message says which options exclude each other."""
     said = refused("--image", "a.png", "--workload", "dsocr-standard-v1")
-    assert said == "pages come from --workload or from --image and --pdf, not from both; leave one out\n"
+    assert said == "pages come from --workload or from --image, --pdf and --page, not from both; leave one out\n"
 
 
 @pytest.fixture
@@ -300,7 +300,8 @@ def test_an_operator_without_a_rule_is_named(
     assert (status, stdout) == (2, "")
     assert err.partition("error: ")[2] == (
         "no lowering for 1 op:\n  aten::sinh  x4, first in (root)\n"
-        "add @lowers(...) in dsocr_graph/lowering/, or run with --allow-unclassified to report them\n"
+        'add a rule: a function with @dsocr_graph.lowering.lowers("NAME"), in dsocr_graph/lowering/ or in the file of '
+        "your model; or run with --allow-unclassified to report them with their bytes and without FLOPs\n"
     )
     assert _bytes(out) == files
 
@@ -430,12 +431,12 @@ def test_a_reader_that_goes_away_is_no_error(
 
 
 def test_help_names_every_option(run: Command) -> None:
-    """Every parameter of analyze_model, callbacks apart, has its flag in --help; the status is 0."""
+    """Every parameter of analyze_model but callbacks and a module's has its flag in --help; the status is 0."""
     import inspect
 
     status, out, _ = run("analyze", "--help")
     assert status == 0
-    parameters = set(inspect.signature(pipeline.analyze_model).parameters) - {"progress", "cache"}
+    parameters = set(inspect.signature(pipeline.analyze_model).parameters) - {"progress", "cache", "inputs", "dims"}
     assert [name for name in parameters if f"--{name.replace('_', '-')}" not in out] == []
     assert "--no-cache" in out
 

@@ -25,14 +25,17 @@ from dsocr_graph.workloads import (
 )
 from dsocr_graph.workloads.errors import (
     ContextTooLongError,
+    CropGridError,
     InvalidProfileError,
     PageSizeError,
     UnknownModeError,
 )
 from modelmeter.errors import UnknownDeviceError
 from modelmeter.evaluate import evaluate
-from modelmeter.routing import UnknownRoutingError
+from modelmeter.lengths import LengthsError
+from modelmeter.routing import RoutingError, UnknownRoutingError
 from modelmeter.sweeps import SweepError
+from modelmeter.whatif import UnknownChoiceError
 
 
 def sweep(*arguments: str) -> int:
@@ -48,7 +51,9 @@ def test_a_table_of_every_combination(tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "sweep.csv"
     options = ["--batch", "1,2,4", "--mode", "Base,Gundam", "--new-tokens", "100:2000:100", "--out", str(out)]
     assert sweep(*options, "--device", "h200,a100-80gb-sxm", "--routing", "uniform,most") == 0
-    assert capsys.readouterr().out == f"{out}: 480 points\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{out}: 480 points"
+    assert said[1].startswith("routing: tokens share no expert")
     with out.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 480
@@ -106,11 +111,15 @@ def test_the_prompt_has_the_tokens_of_the_standard_profile() -> None:
             ContextTooLongError,
             "over the model's 8,192 positions; make new_tokens 7,279 at most",
         ),
-        ("--page", "1700", OptionError, "'1700' is no page size"),
+        ("--page", "1700", OptionError, "'1700' is no size"),
         ("--page", "0x10", PageSizeError, "page width is 0"),
         ("--mode", "Huge", UnknownModeError, "Known: Tiny, Small, Base, Large, Gundam"),
         ("--device", "h300", UnknownDeviceError, "unknown device 'h300'.*Known: a10"),
         ("--routing", "best", UnknownRoutingError, "unknown routing 'best'"),
+        ("--kv-dtype", "bf16,int7", UnknownChoiceError, "unknown kv_dtype 'int7'"),
+        ("--routing", "zipf:steep", RoutingError, "finite number from 0"),
+        ("--crops", "5x5", CropGridError, "no grid of 2 to 9 crops"),
+        ("--new-tokens", "normal:9", LengthsError, "need two numbers"),
         ("--detail", "leaves", SweepError, "choose one of totals, modules"),
     ],
 )
@@ -121,6 +130,39 @@ def test_what_cannot_be_names_the_limit(
     with pytest.raises(error, match=message):
         sweep("--out", str(tmp_path / "sweep.csv"), option, value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_ifs_are_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A column for what changes; the KV cache of a point halves from bf16 to fp8, and each what-if is said once."""
+    out = tmp_path / "sweep.csv"
+    options = ["--crops", "1x1,2x3", "--kv-dtype", "bf16,fp8", "--logits", "all,last", "--out", str(out)]
+    assert sweep(*options) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kv_dtype"], row["logits"], row["crop_rows"]) for row in rows] == [
+        (kv, logits, crops) for kv in ("bf16", "fp8") for logits in ("all", "last") for crops in ("1", "3")
+    ]
+    assert "page_width" not in rows[0]
+    kept = [float(row["kv_cache_bytes"]) for row in rows]
+    assert kept[:4] == [2 * each for each in kept[4:]]
+    assert capsys.readouterr().out.count("kv_dtype: the KV cache is kept and read in fp8") == 1
+    profile = override(profile_from_pages([PageSize(name="a", width=1700, height=2200)], name="a"), crops=(2, 3))
+    report = evaluate(modelmeter.load("deepseek-ocr"), bind_profile(profile))
+    assert int(rows[1]["flops"]) == report.total.total.cost.flops
+
+
+def test_a_distribution_is_its_equally_likely_lengths(tmp_path: Path) -> None:
+    """uniform:100:1700 stands for 150, 250, ..., 1650: sixteen rows."""
+    out = tmp_path / "sweep.csv"
+    sweep("--new-tokens", "uniform:100:1700", "--out", str(out))
+    with out.open(encoding="utf-8", newline="") as file:
+        assert [int(row["new_tokens"]) for row in csv.DictReader(file)] == list(range(150, 1700, 100))
+
+
+def test_a_page_has_a_size_or_crops(tmp_path: Path) -> None:
+    """Both would say how it is cropped."""
+    with pytest.raises(OptionError, match="or crops, not both; leave one out"):
+        sweep("--page", "640x480", "--crops", "2x3", "--out", str(tmp_path / "sweep.csv"))
 
 
 def test_an_axis_needs_a_value() -> None:

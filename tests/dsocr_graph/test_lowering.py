@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsocr_graph.errors import MissingLoweringError
+from dsocr_graph.errors import LoweringRuleError, MissingLoweringError
+from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering import Approximation, free, known_operators, lower, lowers, registry, unregister
 from dsocr_graph.scopes import group_by_module
-from modelmeter.layers import DataMovement
+from modelmeter.layers import BaseLayer, DataMovement
 from modelmeter.model import AnalyticModel, Exactness
 
 Lower = Callable[..., AnalyticModel]
@@ -196,9 +197,23 @@ def test_missing_operators_are_all_named_in_one_error(lowered: Lower) -> None:
         "no lowering for 2 ops:\n"
         "  aten::sinh  x2, first in (root)\n"
         "  aten::swapaxes  x1, first in (root)\n"
-        "add @lowers(...) in dsocr_graph/lowering/, or run with --allow-unclassified to report them"
+        'add a rule: a function with @dsocr_graph.lowering.lowers("NAME"), in dsocr_graph/lowering/ or in the file of '
+        "your model; or run with --allow-unclassified to report them with their bytes and without FLOPs"
     )
     assert isinstance(caught.value, LookupError)
+
+
+@pytest.mark.usefixtures("own_rules")
+def test_a_rule_that_fails_says_where(lowered: Lower) -> None:
+    """An operator, its module and what went wrong, not a traceback of the compiler."""
+
+    @lowers("aten::sinh")
+    def broken(call: OpCall) -> BaseLayer:
+        """Divide by nothing."""
+        return registry.pointwise(call, flops_per_element=1 // 0)
+
+    with pytest.raises(LoweringRuleError, match=r"rule of aten::sinh fails on a call in \(root\): ZeroDivisionError"):
+        lowered(torch.sinh, meta(3, 4))
 
 
 def test_allowed_unclassified_calls_keep_their_bytes(lowered: Lower) -> None:

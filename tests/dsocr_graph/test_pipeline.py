@@ -6,15 +6,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from dsocr_graph import analyze_model
+from dsocr_graph.command_text import command_line
+from dsocr_graph.compiling import compile_model
+from dsocr_graph.emit.console import to_console
 from dsocr_graph.errors import OptionError
 from dsocr_graph.model_cache import ModelCache
 from dsocr_graph.models.registry import Variant
-from dsocr_graph.pipeline import command_line, compile_model
+from dsocr_graph.pipeline import require_measured_calls
+from modelmeter.devices import load_device
+from modelmeter.machine import Machine
+from modelmeter.predict import Calibrated
+from modelmeter.predict.engine import Engine
+from modelmeter.reports import read_report
+from modelmeter.routing import MOST
+from modelmeter.serialize import read_model
+from modelmeter.whatif import Options
 
 Command = Callable[..., Any]
 ARTEFACTS = ["model.json", "report.json", "report.md", "modules.csv", "callgraph.graphml", "graph.onnx"]
@@ -171,6 +183,66 @@ def test_totals_of_a_toy_are_those_worked_by_hand(
     assert analysis.files == ()
 
 
+def test_a_what_if_is_named_in_every_artefact(
+    toy_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy's 8 weights in bf16 instead of fp32 save 16 bytes in each of 1 + 1 + 2 executions.
+
+    The report, its JSON, the console and the command say so, and model.json is the model that was evaluated.
+    """
+    toy_model()
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+    pages: dict[str, Any] = {"page": [(640, 640)], "mode": "Tiny", "new_tokens": 3, "dtype": "fp32"}
+    plain = analyze_model("toy", **pages)
+    analysis = analyze_model("toy", **pages, what_if=Options(weight_dtype="bf16"), out=tmp_path / "out")
+    (effect,) = analysis.report.what_ifs
+    assert (effect.option, effect.bytes, effect.weight_bytes_read, effect.matmul_flops) == ("weight_dtype", -64, -64, 0)
+    saved = plain.report.total.total.cost.bytes - analysis.report.total.total.cost.bytes
+    assert saved == 64
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "## What is changed" in text
+    assert "| `weight_dtype` | every parameter is stored in bf16 " in text
+    assert "--page 640x640" in text
+    assert "--weight-dtype bf16" in text
+    assert read_report(tmp_path / "out" / "report.json") == analysis.report
+    assert read_model(tmp_path / "out" / "model.json") == analysis.model
+    assert "  what-if    weight_dtype: every parameter is stored in bf16 (-64 B moved)" in to_console(analysis.report)
+
+
+def test_a_distribution_of_lengths_gives_the_mean_page(
+    toy_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers of 3 and 5 tokens: the sum of both pages, so half of it is the mean; the report names the lengths."""
+    toy_model()
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+
+    def flops(new_tokens: int | str) -> float:
+        report = analyze_model("toy", page=[(640, 640)], mode="Tiny", new_tokens=new_tokens).report
+        assert ("new_tokens" in report.workload_facts) == isinstance(new_tokens, str)
+        return report.total.total.cost.flops
+
+    assert flops("3,5") == flops(3) + flops(5)
+
+
+def test_a_calibration_is_not_asked_for_calls_that_a_what_if_changes() -> None:
+    """The message names the what-if and what to do; routing, and a type that is the captured one, change no call."""
+    machine = Machine(kind="cpu", device="x", driver="", memory_bytes=1, threads=1, torch="2.13.0")
+    calibrated = Calibrated(calibration=cast("Any", SimpleNamespace(machine=machine)))
+    message = "--kv-dtype fp8, --logits last changes some, which nobody measured; leave out --calibration"
+    with pytest.raises(OptionError, match=message):
+        require_measured_calls(calibrated, Options(kv_dtype="fp8", logits="last"), "bf16")
+    require_measured_calls(calibrated, Options(kv_dtype="bf16", routing=MOST), "bf16")
+    require_measured_calls(None, Options(kv_dtype="fp8"), "bf16")
+
+
+def test_an_engine_has_no_times_of_other_types() -> None:
+    """Its tables are read for the captured types; logits and the growth of the cache it takes as they are."""
+    engine = Engine.on(load_device("h200"), physical=True)
+    with pytest.raises(OptionError, match=r"--runtime engine has times of calls .* --weight-dtype fp8 changes some"):
+        require_measured_calls(engine, Options(weight_dtype="fp8", logits="last"), "bf16")
+    require_measured_calls(engine, Options(logits="last", kv_growth="preallocated"), "bf16")
+
+
 def test_without_out_nothing_is_written(
     toy_model: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +285,7 @@ def test_a_model_with_unclassified_calls_is_not_kept(toy_model: Callable[..., An
 
 def test_pages_come_from_one_place() -> None:
     """A profile together with files is refused before anything is read."""
-    with pytest.raises(OptionError, match="from --workload or from --image and --pdf, not from both"):
+    with pytest.raises(OptionError, match="from --workload or from --image, --pdf and --page, not from both"):
         analyze_model(workload="dsocr-standard-v1", pdf=["no-such.pdf"])
 
 

@@ -142,9 +142,9 @@ def test_two_passes_agree(device: torch.device) -> None:
 
 def test_a_model_is_calibrated(tmp_path: Path) -> None:
     """The decode step of the toy-size model in bf16: a file with device, driver, peaks and launches."""
+    from dsocr_graph.compiling import compile_model
     from dsocr_graph.model_cache import ModelCache
     from dsocr_graph.models.registry import Variant, model_named
-    from dsocr_graph.pipeline import compile_model
     from dsocr_graph.timing.plan import parse_point
     from modelmeter.serialize import model_from_bytes
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from dsocr_graph.compiling import analytic_model
 from dsocr_graph.models.registry import Variant, model_named
-from dsocr_graph.pipeline import analytic_model
 from modelmeter.evaluate import evaluate_stage
 from modelmeter.model import AnalyticModel
 from modelmeter.whatif import Options, apply

@@ -61,8 +61,9 @@ def test_the_whole_stage(toy: ModuleType) -> None:
     total = _compared(toy).total
     assert (total.predicted.seconds, total.measured, total.ratio) == (14.5, 16.0, 14.5 / 16)
     assert total.covered is True
-    assert total.spread == pytest.approx(0.25 / 16)
+    assert _compared(toy).spread == pytest.approx(0.25 / 16)
     assert _compared(toy).runs == 4
+    assert total.spread is None  # its calls are of all kinds
 
 
 def test_modules_hold_everything_below_them(toy: ModuleType) -> None:
@@ -107,11 +108,12 @@ def test_a_host_that_no_call_contains_is_predicted_between_them(toy: ModuleType)
 
 
 def test_calls_slower_under_the_clock_are_scaled_down(toy: ModuleType) -> None:
-    """Calls that take 32 s under instrumentation and 16 s without count half; nothing is left between them."""
+    """Calls that take 32 s under instrumentation and 16 s without are 200 %, count half, and leave nothing between."""
     total = sum(CALLS)
     found = _compared(toy, evolve(PREFILL, call_seconds=tuple(32 * seconds / total for seconds in CALLS)))
     assert found.modules[""].measured == pytest.approx(16)
-    assert found.rest.measured == pytest.approx(0)
+    assert found.rest.measured == 0
+    assert found.attributed == pytest.approx(2)
     assert found.modules[UP].measured == pytest.approx(16 * 2.5 / total)
 
 
@@ -172,6 +174,20 @@ def test_kernels_and_host_are_predicted_apart_on_a_gpu(toy: ModuleType) -> None:
     assert found.categories[Category.HOST].predicted.seconds == 16.0
     assert found.modules[""].predicted.seconds == 29.0
     assert found.rest.predicted.seconds == 0.0
+
+
+def test_rounding_is_no_time(toy: ModuleType) -> None:
+    """Cells and a whole that differ by the order of summation, here a part in 10^15, leave nothing between calls."""
+
+    class Rounded(toy.ToyClock):
+        def times(self, *arguments: object) -> dict[tuple[str, Category], Time]:
+            return {cell: time * (1 + 1e-15) for cell, time in super().times(*arguments).items()}
+
+    (found,) = compare(toy.scheduled_toy_model(), _measurement(ON_GPU), Rounded(), kernels=toy.ToyClock())
+    # of the products of a module nothing but the host, 0.5 s of views and none of rounding
+    assert found.cells[UP, Category.HOST].predicted.seconds == 0.0
+    assert found.rest.predicted.seconds == 0.0
+    assert found.rest.predicted.p90 == 0.0
 
 
 def test_an_untimed_run_compares_the_whole_only(toy: ModuleType) -> None:

@@ -88,3 +88,24 @@ def test_weights_add_up_to_one() -> None:
     """Shares of documents that add up to more or less are none."""
     with pytest.raises(LengthsError, match=r"add up to 0\.9"):
         Lengths(points=((1, 0.5), (2, 0.4)))
+
+
+def test_equally_likely_lengths_are_exact_where_they_can_be() -> None:
+    """Three of four documents have 100 tokens; a distribution has its 16 points."""
+    assert parse_lengths("100,200,100,100").equally_likely == (100, 100, 100, 200)
+    assert parse_lengths("uniform:100:1700").equally_likely == tuple(range(150, 1700, 100))
+
+
+def test_quantiles_stand_for_many_lengths() -> None:
+    """Of 1,000 documents 999 have 10 tokens: too many to repeat, and no sixteenth of them has 90."""
+    rare = Lengths(points=((10, 0.999), (90, 0.001)))
+    assert rare.equally_likely == (10,) * POINTS
+    halves = Lengths(points=((90, 0.501), (10, 0.499)))
+    assert halves.equally_likely == (10,) * 8 + (90,) * 8
+
+
+@given(st.lists(st.integers(1, 8192), min_size=1, max_size=64))
+def test_equally_likely_lengths_keep_the_mean_of_a_list(tokens: list[int]) -> None:
+    """However they repeat."""
+    found = Lengths.equally(tokens).equally_likely
+    assert sum(found) / len(found) == pytest.approx(sum(tokens) / len(tokens))

@@ -54,10 +54,17 @@ def test_waiting_is_what_kernels_leave_of_a_call() -> None:
 
 
 def test_calls_slower_than_the_run_scale_the_waits_as_well() -> None:
-    """4 s of calls in a run of 2 s: all of it, and half of each."""
+    """4 s of calls in a run of 2 s: 200 % as it is, half of each as a share of the run."""
     shorter = evolve(STAGE, wall_seconds=(2.0,))
-    assert (shorter.attributed, shorter.scaled_call_seconds) == (1.0, (1.5, 0.5))
+    assert (shorter.attributed, shorter.scaled_call_seconds) == (2.0, (1.5, 0.5))
     assert shorter.scaled_waiting_seconds == (1.0, 0.0)
+
+
+def test_calls_are_set_beside_the_runs_they_took_turns_with() -> None:
+    """4 s of calls beside a run of 5 s are 80 %, of a run that counts, 8 s, they are 2.4 and 0.8 * 8/5 s."""
+    beside = evolve(STAGE, beside_seconds=(5.0,))
+    assert beside.attributed == 0.8
+    assert beside.scaled_call_seconds == pytest.approx((4.8, 1.6))
 
 
 def test_without_kernels_apart_nothing_waits() -> None:

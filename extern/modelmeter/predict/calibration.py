@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cattrs
 import numpy as np
@@ -49,6 +50,41 @@ def _checked_date(_owner: object, _attribute: Attribute[str], value: str) -> Non
         raise CalibrationFileError(f"the date of a calibration is {value!r}; write YYYY-MM-DD")
 
 
+def _checked_unique(_owner: object, _attribute: Attribute[Any], value: tuple[Sample, ...]) -> None:
+    twice = [key for key, count in Counter(sample.key for sample in value).items() if count > 1]
+    if twice:
+        raise CalibrationFileError(
+            f"{len(twice):,} calls have more than one sample, the first is {twice[0]}; a call has one, with all passes"
+        )
+
+
+def _positive(owner: object, attribute: Attribute[Any], value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise CalibrationFileError(f"{_place(owner, attribute)} is {value}; it is positive and finite")
+
+
+def _not_negative(owner: object, attribute: Attribute[Any], value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise CalibrationFileError(f"{_place(owner, attribute)} is {value}; it is finite and not negative")
+
+
+def _each(
+    check: Callable[[object, Attribute[Any], float], None],
+) -> Callable[[object, Attribute[Any], Mapping[str, float]], None]:
+    """Return a validator that checks every figure of a mapping."""
+
+    def checked(owner: object, attribute: Attribute[Any], value: Mapping[str, float]) -> None:
+        for name, figure in value.items():
+            check(owner, attribute.evolve(name=f"{attribute.name}.{name}"), figure)
+
+    return checked
+
+
+def _place(owner: object, attribute: Attribute[Any]) -> str:
+    whose = f" of {owner.signature.text}" if isinstance(owner, Sample) else ""
+    return f"{type(owner).__name__}.{attribute.name}{whose}"
+
+
 @frozen(kw_only=True)
 class Sample:
     """One operator call, timed in several passes over all calls.
@@ -73,10 +109,10 @@ class Sample:
 
     signature: Signature
     seconds: tuple[float, ...] = field(validator=_checked_seconds)
-    launches: int = 0
-    conditions: Mapping[str, int] = field(factory=dict[str, int])
-    flops: float = 0.0  # FLOPs of one execution, as the layer states them
-    bytes: float = 0.0  # bytes of one execution, unfused, as the layer states them
+    launches: int = field(default=0, validator=_not_negative)
+    conditions: Mapping[str, int] = field(factory=dict[str, int], validator=_each(_not_negative))
+    flops: float = field(default=0.0, validator=_not_negative)  # FLOPs of one execution, as the layer states them
+    bytes: float = field(default=0.0, validator=_not_negative)  # bytes of one execution, unfused, as the layer states
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the passes. Unit: seconds."""
@@ -110,28 +146,28 @@ class HostCosts:
         Of waiting for the device, once it is done.
     """
 
-    classes: Mapping[str, float]
-    launch: float = 0.0
-    latency: float = 0.0
-    sync: float = 0.0
+    classes: Mapping[str, float] = field(validator=_each(_not_negative))
+    launch: float = field(default=0.0, validator=_not_negative)
+    latency: float = field(default=0.0, validator=_not_negative)
+    sync: float = field(default=0.0, validator=_not_negative)
 
 
 @frozen(kw_only=True)
 class Peaks:
     """The best rates seen on the machine: what measured times are compared with, never times themselves."""
 
-    matrix_flops: Mapping[str, float]  # FLOP/s of large matrix products, by type, such as "bf16"
-    vector_flops: float  # fp32 FLOP/s outside matrix products
-    bandwidth: float  # bytes/s read and written by a large copy
+    matrix_flops: Mapping[str, float] = field(validator=_each(_positive))  # FLOP/s of large products, by type: "bf16"
+    vector_flops: float = field(validator=_positive)  # fp32 FLOP/s outside matrix products
+    bandwidth: float = field(validator=_positive)  # bytes/s read and written by a large copy
 
 
 @frozen(kw_only=True)
 class Sentinel:
     """One timing of a fixed call, repeated through a calibration to show drift."""
 
-    elapsed: float  # seconds since the calibration began
+    elapsed: float = field(validator=_not_negative)  # seconds since the calibration began
     name: str
-    seconds: float
+    seconds: float = field(validator=_positive)
 
 
 @frozen(kw_only=True)
@@ -147,7 +183,9 @@ class CalibratedModel:
 class Calibration:
     """Times of operator calls on one machine, with what the host spends.
 
-    All figures are raw: what is made of them is decided when they are used.
+    Every pass of every call is kept: which of them counts is decided when they are used. Two things are done to a
+    figure before: what timing itself takes is subtracted (on a CPU the detour by an operator's name, on a GPU that of
+    two events with nothing between them), and it is rounded to four digits.
     """
 
     machine: Machine
@@ -155,7 +193,7 @@ class Calibration:
     models: tuple[CalibratedModel, ...]
     peaks: Peaks
     host: HostCosts
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] = field(validator=_checked_unique)
     sentinels: tuple[Sentinel, ...] = ()
     gpu: tuple[GpuState, ...] = ()  # of the GPU, one a pass; none on a CPU, or without the driver's library to ask
 

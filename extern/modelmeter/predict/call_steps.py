@@ -116,7 +116,7 @@ class CallSteps:
         """
         classes = self.calibration.host.classes
         if isinstance(record, FreeOps):
-            host = classes.get("view", 0.0) + between
+            host = classes.get("view", 0.0) + classes.get("turn", 0.0) + between
             return Step(host=host * self._host_factors, device=np.zeros(1 + COUNT), launches=0)
         call = signature_at(record, bindings)
         if routed is None:
@@ -125,7 +125,9 @@ class CallSteps:
             calls = calls_in_loop(call, routed)
             device = sum((_drawn(time) for time in self._looped(record, bindings, routed)), np.zeros(1 + COUNT))
         host, launches = between, 0
-        if self.calibration.machine.kind != "cpu":  # there the time of a call contains the host's
+        if self.calibration.machine.kind == "cpu":  # the time of a call contains its host's, with its code in cache
+            host += classes.get("turn", 0.0) * len(calls)
+        else:
             host += sum(classes[host_class(each.op)] for each in calls)
             # A copy that the driver makes is no kernel, but it is queued and runs like one.
             launches = sum(max(1, self._table.launches(each)) for each in calls)
@@ -137,7 +139,10 @@ class CallSteps:
         )
 
     def bound(self, record: Leaf | FreeOps, bindings: Mapping[str, int]) -> str:
-        """Return what bounds a call: "host", "matrix_units", "vector_units" or "memory"."""
+        """Return what bounds a call: "host", "matrix_units", "vector_units" or "memory".
+
+        On a CPU, a call that takes less at the peak rates than a view in turn with other calls is bound by its host.
+        """
         if isinstance(record, FreeOps):
             return "host"
         peaks, cost = self.calibration.peaks, record.cost
@@ -145,7 +150,11 @@ class CallSteps:
         matrix = cost.matmul_flops.at(bindings) / peaks.matrix_flops.get(dtype, max(peaks.matrix_flops.values()))
         vector = cost.vector_flops.at(bindings) / peaks.vector_flops
         memory = cost.bytes.at(bindings) / peaks.bandwidth
-        return max({"matrix_units": matrix, "vector_units": vector, "memory": memory}.items(), key=lambda it: it[1])[0]
+        seconds = {"matrix_units": matrix, "vector_units": vector, "memory": memory}
+        if self.calibration.machine.kind == "cpu":
+            classes = self.calibration.host.classes
+            seconds["host"] = classes.get("view", 0.0) + classes.get("turn", 0.0)
+        return max(seconds.items(), key=lambda item: item[1])[0]
 
     # --- device times
 

@@ -16,6 +16,7 @@ HOST_CLASSES: tuple[str, ...] = (
     "indexing",  # gather, scatter, sort and search: several kernels, some with temporaries
     "allocating",  # joins, pads and fills: a result of another shape than any operand
     "module",  # the call of an nn.Module around its operators
+    "turn",  # on a CPU, what any call takes longer in turn with others than in a row: its code has left the caches
 )
 """Classes of host time per call; `modelmeter.predict.calibration.HostCosts.classes` is keyed by them."""
 

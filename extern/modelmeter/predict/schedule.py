@@ -40,5 +40,8 @@ def signature_at(leaf: Leaf, bindings: Mapping[str, int]) -> Signature:
         When it does not say which they are.
     """
     if leaf.signature is None:
-        raise UnscheduledModelError(f"leaf {leaf.id!r} does not say which operands it takes; {_ADVICE}")
+        raise UnscheduledModelError(
+            f"leaf {leaf.id!r} does not say which operands it takes; {_ADVICE}. A what-if that changes the call makes "
+            "it one that was never measured: leave out the calibration for a roofline, or leave out the what-if"
+        )
     return leaf.signature.at(bindings)

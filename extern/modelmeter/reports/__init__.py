@@ -12,6 +12,7 @@ from modelmeter.reports.report import (
     ReportFileError,
     RunMemory,
     StageMemory,
+    WhatIfEffect,
     read_report,
     report_from_json,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ReportFileError",
     "RunMemory",
     "StageMemory",
+    "WhatIfEffect",
     "read_report",
     "report_from_json",
 ]

@@ -26,6 +26,9 @@ REST = "between calls (Python)"
 _FEWEST_EQUAL = 4
 """Calls of one leaf from which quartiles say something."""
 
+_ROUNDING = 1e-9
+"""A difference below this share of what is subtracted from is that of two orders of summation, and no time."""
+
 
 class MeasurementMismatchError(ModelMeterError, ValueError):
     """A measurement of another model, variant or version of the graph than the one it is compared with."""
@@ -70,9 +73,11 @@ class StageComparison:
     Attributes
     ----------
     total : Compared
-        The whole stage; `spread` is that of its uninstrumented runs.
+        The whole stage; its calls are of all kinds, so that they have no spread.
     runs : int
         Uninstrumented runs behind the total.
+    spread : float
+        Of those runs: half their quartiles' range over their median.
     cells : mapping of (module id, category) to Compared
         What modules run themselves, by category: kernels, or on a CPU calls. Views, and on a GPU what the device waits
         while the host is in a call, are the category `HOST` of the module. Empty when no call was timed.
@@ -80,7 +85,7 @@ class StageComparison:
         By module, everything below it included; a root is the sum of all cells.
     categories : mapping of Category to Compared
     attributed : float or None
-        The share of the measured time that the cells account for
+        The timed calls over the run beside them, above 1 where timing them costs more than it attributes
         (`modelmeter.measurement.StageMeasurement.attributed`); None when no call was timed.
     rest : Compared
         What runs between calls: the total less the cells.
@@ -90,6 +95,7 @@ class StageComparison:
     bindings: Mapping[str, int]
     total: Compared
     runs: int
+    spread: float
     cells: Mapping[Cell, Compared] = field(factory=dict[Cell, Compared])
     modules: Mapping[str, Compared] = field(factory=dict[str, Compared])
     categories: Mapping[Category, Compared] = field(factory=dict[Category, Compared])
@@ -101,7 +107,7 @@ class StageComparison:
         work = sum_compared(self.cells.values())
         return Compared(
             predicted=_less(self.total.predicted, work.predicted),
-            measured=max(0.0, self.total.measured - work.measured),
+            measured=float(_left(self.total.measured, work.measured)),
             calls=0,
             spread=None,
         )
@@ -197,7 +203,7 @@ def compare_stage(
         When the model does not have the stage.
     """
     stage = _stage(model, measured.stage)
-    whole = Compared(predicted=total, measured=measured.seconds, calls=len(stage.schedule), spread=measured.spread)
+    whole = Compared(predicted=total, measured=measured.seconds, calls=len(stage.schedule), spread=None)
     runs = len(measured.cpu_seconds or measured.wall_seconds)
     compared = _cells(model, stage, measured, cells) if measured.call_seconds else {}
     return StageComparison(
@@ -205,6 +211,7 @@ def compare_stage(
         bindings=measured.bindings,
         total=whole,
         runs=runs,
+        spread=measured.spread,
         cells=compared,
         modules=_inclusive(model, compared),
         categories={
@@ -338,5 +345,11 @@ def _less(whole: Time, part: Time) -> Time:
     """Return what is left of a time, as time of the host; in each run the rest of that run."""
     draws: Draws | None = None
     if whole.draws is not None:
-        draws = np.maximum(0.0, whole.draws - (part.seconds if part.draws is None else part.draws))
-    return Time(host=max(0.0, whole.seconds - part.seconds), draws=draws)
+        draws = _left(whole.draws, part.seconds if part.draws is None else part.draws)
+    return Time(host=float(_left(whole.seconds, part.seconds)), draws=draws)
+
+
+def _left(whole: float | Draws, part: float | Draws) -> Draws:
+    """Return what a part leaves of a whole: nothing where it is more, or where only rounding tells them apart."""
+    left = np.subtract(whole, part)
+    return np.where(left > _ROUNDING * np.asarray(whole), left, 0.0)

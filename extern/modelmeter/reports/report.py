@@ -188,6 +188,18 @@ class ItemReport:
 
 
 @frozen(kw_only=True)
+class WhatIfEffect:
+    """A what-if in force and what it does to the workload, beside the model with the what-ifs before it."""
+
+    option: str  # such as "kv_dtype"
+    what: str  # is changed
+    assumes: tuple[str, ...]
+    matmul_flops: Number  # more FLOPs of matrix products, negative where there are fewer
+    bytes: Number  # more bytes moved, unfused
+    weight_bytes_read: Number  # more bytes of parameters read, part of `bytes`
+
+
+@frozen(kw_only=True)
 class Report:
     """A model evaluated at a workload and, if one is given, a device.
 
@@ -206,6 +218,7 @@ class Report:
     moe: tuple[MoEReport, ...]
     coverage: Coverage
     items: tuple[ItemReport, ...]
+    what_ifs: tuple[WhatIfEffect, ...] = ()  # in the order in which they were applied
 
     @property
     def documents(self) -> int:
@@ -215,6 +228,8 @@ class Report:
     def to_json(self) -> str:
         """Write the report as JSON in SI base units, as ``schema/report.schema.json`` describes."""
         document = {"schema_version": REPORT_SCHEMA_VERSION, **_converter().unstructure(self)}
+        if not self.what_ifs:
+            del document["what_ifs"]  # a report of the model as captured says nothing of what it is not
         depths = {"total": 3, "module_stages": 3, "memory": 3, "items": 5, "coverage": 3}
         return dump_json(document, depths=depths)
 

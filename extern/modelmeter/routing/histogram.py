@@ -62,6 +62,26 @@ class Histogram:
         chances = [self._chances(layer, experts, top_k) for layer in self.counts]
         return sum(expected_distinct(each, tokens) for each in chances) / len(chances)
 
+    def require_layers_of(self, model: AnalyticModel) -> None:
+        """Do nothing where every layer of a model that routes is counted, expert by expert, and no other.
+
+        Raises
+        ------
+        RoutingError
+            When layers are missing or too many, or count another number of experts.
+        """
+        routed = routed_layers(model)
+        unknown = [layer for layer in self.counts if layer not in routed]
+        missing = [layer for layer in routed if layer not in self.counts]
+        if unknown or missing:
+            raise RoutingError(
+                f"the histogram {self.source} is of other layers than {model.name}: it has "
+                f"{', '.join(unknown) or 'none'} too many and lacks {', '.join(missing) or 'none'}; name each of "
+                f"{', '.join(routed) or 'none'}"
+            )
+        for experts, top_k in set(routed.values()):
+            self(experts, top_k, 1)
+
     def _chances(self, layer: str, experts: int, top_k: int) -> tuple[float, ...]:
         counts = self.counts[layer]
         if len(counts) != experts:
@@ -78,10 +98,11 @@ class Histogram:
         return tuple(count / counted for count in counts)
 
 
-def read_histogram(path: str | Path, model: AnalyticModel) -> Histogram:
+def read_histogram(path: str | Path, model: AnalyticModel | None = None) -> Histogram:
     """Read how often each expert was picked: JSON, ``{"model.layers.1.mlp.experts": [12, 0, ...], ...}``.
 
-    Every layer of the model that routes must be there, with one count per expert.
+    Every layer of the model that routes must be there, with one count per expert; without a model that is left to
+    `Histogram.require_layers_of`.
 
     Raises
     ------
@@ -102,10 +123,8 @@ def read_histogram(path: str | Path, model: AnalyticModel) -> Histogram:
     histogram = Histogram(
         source=Path(path).name, counts={layer: _counts(path, layer, row) for layer, row in given.items()}
     )
-    routed = routed_layers(model)
-    _same_layers(path, given, routed)
-    for experts, top_k in set(routed.values()):
-        histogram(experts, top_k, 1)
+    if model is not None:
+        histogram.require_layers_of(model)
     return histogram
 
 
@@ -121,16 +140,6 @@ def _counts(path: str | Path, layer: str, row: object) -> tuple[int, ...]:
         found = f"{wrong[0]!r}" if wrong else "no pick at all"
         raise RoutingError(f"the histogram {path}: layer {layer!r} has {found}; counts are whole numbers from 0 up")
     return tuple(counts)
-
-
-def _same_layers(path: str | Path, given: Mapping[str, object], routed: Mapping[str, tuple[int, int]]) -> None:
-    unknown = [layer for layer in given if layer not in routed]
-    missing = [layer for layer in routed if layer not in given]
-    if unknown or missing:
-        raise RoutingError(
-            f"the histogram {path} is of other layers than the model: it has {', '.join(unknown) or 'none'} too many "
-            f"and lacks {', '.join(missing) or 'none'}; name each of {', '.join(routed) or 'none'}"
-        )
 
 
 def routed_layers(model: AnalyticModel) -> Mapping[str, tuple[int, int]]:

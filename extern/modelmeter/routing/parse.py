@@ -16,15 +16,15 @@ from modelmeter.routing.models import (
 )
 
 
-def parse_routing(text: str, model: AnalyticModel) -> NamedRouting:
+def parse_routing(text: str, model: AnalyticModel | None = None) -> NamedRouting:
     """Return the routing model of a text: ``uniform``, ``zipf:1.1``, ``top-k``, ``most`` or ``histogram:FILE``.
 
     Parameters
     ----------
     text : str
         One of the five.
-    model : AnalyticModel
-        Whose layers a histogram must name.
+    model : AnalyticModel, optional
+        Whose layers a histogram must name; without one, `modelmeter.whatif.apply` sees to that.
 
     Raises
     ------
@@ -35,8 +35,7 @@ def parse_routing(text: str, model: AnalyticModel) -> NamedRouting:
 
     Examples
     --------
-    >>> import modelmeter
-    >>> parse_routing("zipf:1.1", modelmeter.load("deepseek-ocr"))
+    >>> parse_routing("zipf:1.1")
     Zipf(exponent=1.1)
     """
     kind, _, argument = text.partition(":")

@@ -3,9 +3,11 @@
 from modelmeter.whatif.apply import WhatIf, apply
 from modelmeter.whatif.change import Change, Shift
 from modelmeter.whatif.errors import UnknownChoiceError, UnsupportedWhatIfError, WhatIfError
-from modelmeter.whatif.options import Options
+from modelmeter.whatif.evaluated import evaluate_what_if
+from modelmeter.whatif.options import AS_CAPTURED, Options
 
 __all__ = [
+    "AS_CAPTURED",
     "Change",
     "Options",
     "Shift",
@@ -14,4 +16,5 @@ __all__ = [
     "WhatIf",
     "WhatIfError",
     "apply",
+    "evaluate_what_if",
 ]

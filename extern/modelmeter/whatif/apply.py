@@ -10,7 +10,7 @@ from modelmeter.dtypes import DType
 from modelmeter.layers import BaseLayer
 from modelmeter.layers.weight_format import WeightFormat
 from modelmeter.model import AnalyticModel, Leaf, Stage
-from modelmeter.routing import UNIFORM, NamedRouting
+from modelmeter.routing import UNIFORM, Histogram, NamedRouting
 from modelmeter.whatif.cache import StageCache, find_cache, growing, in_place, reading, without_double_buffer
 from modelmeter.whatif.change import Change, change_between, with_layer
 from modelmeter.whatif.errors import UnsupportedWhatIfError
@@ -52,6 +52,8 @@ def apply(model: AnalyticModel, options: Options) -> WhatIf:
     ------
     UnsupportedWhatIfError
         When an option asks for a part that cannot be told in the model, such as the KV cache of one without.
+    RoutingError
+        When a histogram counts other layers than the model's.
 
     Examples
     --------
@@ -60,6 +62,8 @@ def apply(model: AnalyticModel, options: Options) -> WhatIf:
     >>> str(eight_bits.model.stage("prefill").kv_cache_bytes)
     '30720*B*S'
     """
+    if isinstance(options.routing, Histogram):
+        options.routing.require_layers_of(model)
     passes = (_activations, _weights, _kv_dtype, _kv_growth, _logits)
     changed, changes = model, list[Change]()
     for change in passes:

@@ -98,6 +98,26 @@ class Options:
     group_size: int = field(default=128, validator=_positive)  # elements
     routing: NamedRouting = UNIFORM
 
+    def changing(self, captured: str) -> Mapping[str, str]:
+        """Return the options, with their values, that change calls of a model captured in a type.
+
+        Routing changes no call, only how many experts it reads.
+
+        Examples
+        --------
+        >>> dict(Options(weight_dtype="bf16", kv_dtype="fp8", routing=UNIFORM).changing("bf16"))
+        {'kv_dtype': 'fp8'}
+        """
+        as_captured = {
+            "activation_dtype": captured,
+            "weight_dtype": captured,
+            "kv_dtype": captured,
+            "kv_growth": CONCATENATE,
+            "logits": ALL,
+        }
+        given = {name: getattr(self, name) for name in as_captured}
+        return {name: value for name, value in given.items() if value not in (None, as_captured[name])}
+
     def __attrs_post_init__(self) -> None:
         if self.activation_dtype == "int4":
             raise WhatIfError("activation_dtype int4 has no unit to multiply it; use bf16, fp32, fp8 or int8")
@@ -108,3 +128,7 @@ class Options:
                 f"weight_dtype {self.activation_dtype} as well, or leave activation_dtype out for weight-only "
                 "quantisation"
             )
+
+
+AS_CAPTURED = Options()
+"""No what-if at all."""

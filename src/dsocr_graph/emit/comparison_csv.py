@@ -20,8 +20,11 @@ HEADER = (
     "predicted p90 [s]",
     "measured [s]",
     "predicted/measured",
-    "N",  # runs of a stage; calls in one run of its parts
-    "spread",
+    "runs",  # of a stage, as is their spread
+    "spread of runs",
+    "calls",  # in one run
+    "spread of like calls",  # the mean of several kinds, weighed by time
+    "attributed",  # of a stage: its timed calls over the run beside them
 )
 
 
@@ -42,7 +45,7 @@ def to_comparison_csv(comparisons: Sequence[StageComparison]) -> str:
     Examples
     --------
     >>> to_comparison_csv(()).count(",")
-    11
+    14
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -55,21 +58,21 @@ def to_comparison_csv(comparisons: Sequence[StageComparison]) -> str:
 
 
 def _rows(comparison: StageComparison) -> Iterator[list[object]]:
-    total, rest = comparison.total, comparison.rest
-    yield ["stage", "", "", *_figures(total, comparison.runs)]
+    runs = (str(comparison.runs), _text(comparison.spread))
+    yield ["stage", "", "", *_figures(comparison.total, runs=runs), _text(comparison.attributed)]
     for module, row in comparison.modules.items():
-        yield ["module", module, "", *_figures(row, row.calls)]
+        yield ["module", module, "", *_figures(row), ""]
     for category, row in comparison.categories.items():
-        yield ["category", "", category.value, *_figures(row, row.calls)]
+        yield ["category", "", category.value, *_figures(row), ""]
     for (module, category), row in comparison.cells.items():
-        yield ["cell", module, category.value, *_figures(row, row.calls)]
+        yield ["cell", module, category.value, *_figures(row), ""]
     if comparison.cells:
-        yield ["rest", REST, Category.HOST.value, *_figures(rest, rest.calls)]
+        yield ["rest", REST, Category.HOST.value, *_figures(comparison.rest), ""]
 
 
-def _figures(row: Compared, count: int) -> list[object]:
+def _figures(row: Compared, *, runs: tuple[str, str] = ("", "")) -> list[str]:
     figures = (row.predicted.seconds, row.predicted.p10, row.predicted.p90, row.measured, row.ratio)
-    return [*("" if figure is None else repr(figure) for figure in figures), count, _text(row.spread)]
+    return [*map(_text, figures), *runs, str(row.calls), _text(row.spread)]
 
 
 def _text(figure: float | None) -> str:

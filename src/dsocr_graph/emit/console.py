@@ -8,6 +8,7 @@ from dsocr_graph.emit.markdown_amounts import bound, interval, seconds_of
 from dsocr_graph.emit.markdown_memory import missing_memory
 from dsocr_graph.emit.markdown_table import shares
 from dsocr_graph.emit.predicted import is_bound
+from dsocr_graph.emit.what_ifs import effect_lines
 from modelmeter import units
 from modelmeter.costs import Amount, Time
 from modelmeter.predict.time_model import PredictionFacts
@@ -30,6 +31,7 @@ def to_console(report: Report) -> str:
     lines = [
         f"{report.model.name} ({variant}), {units.format_count(report.model.parameters)} parameters",
         f"workload {report.workload}: {report.documents} documents",
+        *effect_lines(report.what_ifs),
         "",
         f"  work       {units.format_flops(total.cost.matmul_flops)} in matrix products, "
         f"{units.format_flops(total.cost.vector_flops)} elsewhere",

@@ -1,10 +1,10 @@
-"""Writing artefacts: every file under a temporary name first, then all renamed; no half files."""
+"""Writing files: refused before the work that fills them, or all written under temporary names and then renamed."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,44 @@ from dsocr_graph.errors import OutputError
 Content = bytes | str
 Artefact = Content | Callable[[], Content]
 """The content of a file, or a function that makes it; text is written as UTF-8."""
+
+
+def require_writable(path: str | Path) -> None:
+    """Refuse a file that cannot be written, before the work that is to fill it.
+
+    It is tried: the directory and an empty file under a temporary name are made and taken away again.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; it and its directory need not be there.
+
+    Raises
+    ------
+    OutputError
+        When the path names a directory, or the directory cannot be made or written to.
+
+    Examples
+    --------
+    >>> require_writable("no/such/directory/yet.json")
+    >>> Path("no").exists()
+    False
+    >>> require_writable(".")
+    Traceback (most recent call last):
+    dsocr_graph.errors.OutputError: cannot write '.': it is a directory; give the name of a file
+    """
+    target = Path(path)
+    if target.name in {"", ".."} or target.is_dir():
+        raise OutputError(f"cannot write {str(path)!r}: it is a directory; give the name of a file")
+    made: list[Path] = []
+    probe = _temporary(target)
+    try:
+        _make_directory(target.parent, made)
+        probe.write_bytes(b"")
+    except OSError as error:
+        raise OutputError(_message(error, target.parent)) from error
+    finally:
+        _take_away([probe], made)
 
 
 def write_artefacts(directory: str | Path, artefacts: Mapping[str, Artefact]) -> tuple[Path, ...]:
@@ -62,23 +100,32 @@ def write_artefacts(directory: str | Path, artefacts: Mapping[str, Artefact]) ->
             if final.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(final))
             content = artefact() if callable(artefact) else artefact
-            partial = target / f".{name}.{os.getpid()}.tmp"
+            partial = _temporary(final)
             temporary[partial] = final
             partial.write_bytes(content.encode() if isinstance(content, str) else content)
         for partial, final in temporary.items():
             partial.replace(final)
     except BaseException as error:
-        for partial in temporary:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-        for created in reversed(made):
-            with suppress(OSError):
-                created.rmdir()
+        _take_away(temporary, made)
         # An OSError of a callable is its own affair: it says what it could not read.
         if isinstance(error, OSError) and not isinstance(error, OutputError) and _is_ours(error, target):
             raise OutputError(_message(error, target)) from error
         raise
     return tuple(temporary.values())
+
+
+def _temporary(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def _take_away(files: Iterable[Path], directories: Sequence[Path]) -> None:
+    """Remove files, and directories that were made one in the other."""
+    for file in files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+    for directory in reversed(directories):
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def _make_directory(target: Path, made: list[Path]) -> None:

@@ -17,6 +17,7 @@ from dsocr_graph.emit.markdown_memory import memory_sections, missing_memory
 from dsocr_graph.emit.markdown_notes import note_sections
 from dsocr_graph.emit.markdown_table import code, table
 from dsocr_graph.emit.predicted import is_bound
+from dsocr_graph.emit.what_ifs import what_if_sections
 from modelmeter import AnalyticModel
 from modelmeter.costs import Amount, Number, Time
 from modelmeter.predict.time_model import PredictionFacts
@@ -53,6 +54,7 @@ def to_markdown(
     """
     blocks = [
         *_head(report),
+        *what_if_sections(report),
         *_workload(report),
         *sections,
         *_where(model, report),

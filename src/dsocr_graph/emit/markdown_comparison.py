@@ -8,12 +8,16 @@ import numpy as np
 
 from dsocr_graph.emit.markdown_amounts import interval
 from dsocr_graph.emit.markdown_table import code, table
+from dsocr_graph.emit.measurement_table import OVER_ATTRIBUTED
 from modelmeter.measurement import Measurement
 from modelmeter.reports.comparison import REST, Compared, StageComparison
 from modelmeter.units import format_seconds
 
 SHOWN_MODULES = 15
 """Modules of a stage that are shown, the largest; comparison.csv has all."""
+
+_SHORTEST_SHOWN = 1e-9
+"""Seconds; what is shorter is shown as no time."""
 
 
 def comparison_sections(measurement: Measurement, comparisons: Sequence[StageComparison]) -> Iterable[str]:
@@ -31,12 +35,15 @@ def comparison_sections(measurement: Measurement, comparisons: Sequence[StageCom
     yield (
         f"Measured on {machine.device} with torch {machine.torch} on {measurement.date}, {measurement.weights} weights."
         " The ratio is predicted over measured time; inside says whether the measured time lies from p10 to p90. The "
-        "measured time is the median of N runs, half the range between their quartiles its spread. Attributed is the "
-        "share of it that calls of named modules account for, views included."
+        "measured time is the median of the runs; half the range between their quartiles over it is their spread. "
+        f"Attributed are the calls of named modules, views included, timed one by one, over a run: {OVER_ATTRIBUTED}."
     )
     yield verdict(comparisons)
     yield table(
-        ["stage", "sizes", "predicted", "p10 to p90", "measured", "ratio", "inside", "N", "spread", "attributed"],
+        [
+            *("stage", "sizes", "predicted", "p10 to p90", "measured", "ratio", "inside"),
+            *("runs", "spread of runs", "attributed"),
+        ],
         [_stage_row(comparison) for comparison in comparisons],
         left=2,
     )
@@ -67,7 +74,7 @@ def _stage_row(comparison: StageComparison) -> list[str]:
         *_cells(total),
         {None: "-", True: "yes", False: "no"}[total.covered],
         f"{comparison.runs:,}",
-        _percent(total.spread),
+        _percent(comparison.spread),
         "-" if comparison.attributed is None else _percent(comparison.attributed),
     ]
 
@@ -100,11 +107,12 @@ def _parts(comparison: StageComparison) -> Iterator[str]:
     sizes = f" at {_sizes(comparison)}" if comparison.bindings else ""
     yield f"### {comparison.stage}{sizes}"
     yield (
-        f"Work of operators, of views as the category host, and {REST}. N is calls in one run; the spread is between "
-        f"calls that are alike. Modules contain each other; the largest {SHOWN_MODULES} by measured time are shown, "
+        f"Work of operators, of views as the category host, and {REST}. Calls are those of one run. Like calls are the "
+        "same operator of the same module at the same sizes; where a row has several kinds, the spread is the mean of "
+        f"theirs, weighed by time. Modules contain each other; the largest {SHOWN_MODULES} by measured time are shown, "
         "comparison.csv has all."
     )
-    header = ["predicted", "p10 to p90", "measured", "ratio", "N", "spread"]
+    header = ["predicted", "p10 to p90", "measured", "ratio", "calls", "spread of like calls"]
     categories = sorted(comparison.categories.items(), key=lambda item: (-item[1].measured, item[0].value))
     rows = [[category.value, *_row(row)] for category, row in categories]
     rows += [[REST, *_row(comparison.rest)], ["**all**", *_row(comparison.total)]]
@@ -118,8 +126,14 @@ def _row(row: Compared) -> list[str]:
 
 
 def _cells(row: Compared) -> list[str]:
-    ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
-    return [format_seconds(row.predicted.seconds), interval(row.predicted), format_seconds(row.measured), ratio]
+    predicted, measured = _seconds(row.predicted.seconds), _seconds(row.measured)
+    ratio = "-" if row.ratio is None or "-" in (predicted, measured) else f"{row.ratio:.3f}"
+    none_at_all = row.predicted.p90 is not None and row.predicted.p90 < _SHORTEST_SHOWN
+    return [predicted, "-" if none_at_all else interval(row.predicted), measured, ratio]
+
+
+def _seconds(seconds: float) -> str:
+    return "-" if seconds < _SHORTEST_SHOWN else format_seconds(seconds)
 
 
 def _sizes(comparison: StageComparison) -> str:

@@ -8,14 +8,18 @@ from statistics import median
 from modelmeter import units
 from modelmeter.measurement import CallCount, Measurement, StageMeasurement
 
+OVER_ATTRIBUTED = "above 100 % timing call by call costs more than it attributes"
+"""What a share of attributed time says that is more than all of it."""
+
 _COLUMNS = ("stage", "sizes", "runs", "CPU", "wall", "spread", "in calls", "peak", "model's peak")
 
 
 def to_table(measurement: Measurement, expected_peaks: Sequence[int]) -> str:
     """Return a measurement as text: a row per stage, then what the hooks counted.
 
-    Times are medians. The spread is half the distance of the quartiles over the median; "in calls" is the share of the
-    time that single calls account for; peaks are beyond weights and inputs.
+    Times are medians. The spread is that of the runs, half the distance of the quartiles over the median; "in calls" is
+    what the calls take, timed one by one, over a run, above 100 % where the timing costs more than it attributes; peaks
+    are beyond weights and inputs.
 
     Parameters
     ----------
@@ -49,6 +53,7 @@ def to_table(measurement: Measurement, expected_peaks: Sequence[int]) -> str:
             f"{measurement.model} on {machine.device}{threads}, torch {machine.torch}, {measurement.weights} weights",
             "",
             *("  ".join(_aligned(row, widths)).rstrip() for row in rows),
+            *(["", f"in calls: {OVER_ATTRIBUTED}"] if any(map(_is_over, measurement.stages)) else []),
             *_calls(measurement),
         ]
     )
@@ -66,6 +71,10 @@ def _row(stage: StageMeasurement, expected_peak: int) -> tuple[str, ...]:
         "-" if stage.peak_bytes is None else units.format_bytes(stage.peak_bytes),
         f"{units.format_bytes(expected_peak)} ({_deviation(expected_peak, stage.peak_bytes)})",
     )
+
+
+def _is_over(stage: StageMeasurement) -> bool:
+    return bool(stage.call_seconds) and stage.attributed > 1
 
 
 def _deviation(expected: int, measured: int | None) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 
 from dsocr_graph.lowering.assemble import lower
-from dsocr_graph.lowering.registry import Approximation, free, known_operators, lowers, unregister
+from dsocr_graph.lowering.registry import Approximation, Unsupported, free, known_operators, lowers, unregister
 
 _FAMILIES = (
     "attention",
+    "checks",
+    "conv3d",
     "convolution",
     "indexing",
     "interpolation",
+    "layouts",
     "linear",
     "movement",
     "normalization",
@@ -21,4 +24,4 @@ _FAMILIES = (
 for _family in _FAMILIES:
     import_module(f"dsocr_graph.lowering.{_family}")  # importing a family registers its rules
 
-__all__ = ["Approximation", "free", "known_operators", "lower", "lowers", "unregister"]
+__all__ = ["Approximation", "Unsupported", "free", "known_operators", "lower", "lowers", "unregister"]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import sympy
 from attrs import frozen
 
-from dsocr_graph.errors import MissingLoweringError
+from dsocr_graph.errors import LoweringRuleError, MissingLoweringError
 from dsocr_graph.ir import Argument, CapturedModel, OpCall, OpGraph, Role, TensorRef
 from dsocr_graph.liveness import peaks
 from dsocr_graph.lowering.category import category_of
@@ -149,7 +149,8 @@ def _missing_message(missing: Mapping[tuple[str, str], list[OpCall]]) -> str:
         [
             f"no lowering for {count} op{'s' if count > 1 else ''}:",
             *rows,
-            "add @lowers(...) in dsocr_graph/lowering/, or run with --allow-unclassified to report them",
+            'add a rule: a function with @dsocr_graph.lowering.lowers("NAME"), in dsocr_graph/lowering/ or in the file '
+            "of your model; or run with --allow-unclassified to report them with their bytes and without FLOPs",
         ]
     )
 
@@ -157,8 +158,7 @@ def _missing_message(missing: Mapping[tuple[str, str], list[OpCall]]) -> str:
 def _lower_call(call: OpCall) -> Lowered:
     if is_free(call):
         return Lowered(layer=None, exactness=Exactness.EXACT)
-    rule = rule_of(call.op)
-    made = rule(call) if rule is not None else Unsupported(reason=_NO_RULE)
+    made = _made(call)
     if isinstance(made, Unsupported):  # its bytes are known, its FLOPs are not
         op = call.op.partition("::")[2]
         layer = Unclassified(op=op, reads=operands(call.reads), writes=operands(call.writes))
@@ -166,6 +166,19 @@ def _lower_call(call: OpCall) -> Lowered:
     if isinstance(made, Approximation):
         return Lowered(layer=made.layer, exactness=Exactness.APPROXIMATED, note=made.note)
     return Lowered(layer=made, exactness=Exactness.EXACT)
+
+
+def _made(call: OpCall) -> BaseLayer | Approximation | Unsupported | None:
+    rule = rule_of(call.op)
+    if rule is None:
+        return Unsupported(reason=_NO_RULE)
+    try:
+        return rule(call)
+    except Exception as error:
+        raise LoweringRuleError(
+            f"the lowering rule of {call.op} fails on a call in {call.module or '(root)'}: {type(error).__name__}: "
+            f"{error}; mend the rule, or return Unsupported(reason=...) for calls that it does not know"
+        ) from error
 
 
 def _leaves(scoped: ScopedCall, lowered: Lowered, fused: Mapping[int, Dim]) -> list[Placed[Leaf]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import frozen
@@ -45,6 +46,10 @@ class NamedModel:
         (variant) to the settings that decide its cost; part of the cache key.
     build : callable
         (variant) to the module without weights and its stages; needs torch.
+    shipped : callable
+        (variant) to the name that a package which registers the model with modelmeter would ship it under.
+    packages : tuple of str
+        Packages beside torch whose versions decide what is captured; part of the cache key and of the provenance.
     runnable : callable or None
         (variant, implementation of experts) to how it runs with weights; needs torch. None: it cannot be measured.
     """
@@ -56,4 +61,11 @@ class NamedModel:
     workload: Callable[[Profile], Workload]
     config: Callable[[Any], Mapping[str, object]]  # of the model's own variant
     build: Callable[[Any], tuple[nn.Module, tuple[StageSpec, ...]]]
+    shipped: Callable[[Any], str] = lambda variant: variant.name
+    packages: tuple[str, ...] = ()
     runnable: Callable[[Any, Any], RunnableModel] | None = None
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The installed version of each of `packages`."""
+        return {package: metadata.version(package) for package in self.packages}

@@ -9,19 +9,25 @@ from attrs import asdict, frozen
 
 from dsocr_graph.errors import ModelConfigError, UnknownModelError
 from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
+from dsocr_graph.models.from_transformers import CATALOG, TransformersModel, TransformersVariant
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.workloads.bind import bind_profile
+from dsocr_graph.workloads.modes import MODES
+from dsocr_graph.workloads.request import requests_of
+from modelmeter.workload import Workload
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from dsocr_graph.models.deepseek_ocr.running import RunnableModel
+    from dsocr_graph.workloads.profile import Profile
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 ATTENTIONS: tuple[str, ...] = get_args(Attention)
 DTYPES = ("bf16", "fp32")
+SHIPPED_DTYPE = "bf16"  # of every compiled model that the package ships
 CROP_SIZE = 640  # pixels; the published code crops to 640 whatever the mode
 
 
@@ -76,7 +82,10 @@ def model_named(name: str) -> NamedModel:
     'deepseek-ocr'
     """
     if name not in MODELS:
-        raise UnknownModelError(f"unknown model {name!r}; known models: {', '.join(sorted(MODELS))}")
+        raise UnknownModelError(
+            f"unknown model {name!r}; known models: {', '.join(sorted(MODELS))}. Any other is analyzed by the path of "
+            "its config.json, or by a factory as package.module:function"
+        )
     return MODELS[name]
 
 
@@ -111,10 +120,18 @@ def deepseek_ocr_model(name: str, size: DeepseekOCRConfig, *, description: str, 
             base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention
         ),
         workload=bind_profile,
+        shipped=_shipped_name,
         config=lambda variant: config(variant).to_dict(),
         build=lambda variant: _build(config(variant), variant),
         runnable=lambda variant, moe: _runnable(config(variant).with_implementations(moe_implementation=moe), variant),
     )
+
+
+def _shipped_name(variant: Variant) -> str:
+    """Return the mode whose pages the variant takes, as modelmeter's data files are called, and its attention."""
+    modes = [mode.name.lower() for mode in MODES.values() if mode.base_size == variant.base_size]
+    named = [*modes[:1], *([] if variant.attention == "sdpa" else [variant.attention])]
+    return "-".join(named) if variant.dtype == SHIPPED_DTYPE else variant.name
 
 
 def _build(config: DeepseekOCRConfig, variant: Variant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
@@ -166,6 +183,36 @@ def _torch_dtype(variant: Variant) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[variant.dtype]
 
 
+def transformers_model(model: TransformersModel) -> NamedModel:
+    """Return a model built from a transformers configuration, to be captured under its name.
+
+    Examples
+    --------
+    >>> from dsocr_graph.workloads import load_profile
+    >>> named = transformers_model(CATALOG["qwen3-8b"])
+    >>> named.workload(load_profile("dsocr-standard-v1")).items[0].runs[0].bindings  # the letter's text and the prompt
+    {'B': 1, 'S': 1110}
+    """
+    return NamedModel(
+        name=model.name,
+        description=model.description,
+        source=model.source,
+        variant=lambda profile, attention: TransformersVariant(dtype=profile.dtype, attention=attention),
+        workload=lambda profile: _requests_workload(model, profile),
+        config=model.config,
+        build=model.build,
+        packages=("transformers",),
+    )
+
+
+def _requests_workload(model: TransformersModel, profile: Profile) -> Workload:
+    return Workload(
+        name=profile.name,
+        items=tuple(model.runs(request) for request in requests_of(profile)),
+        facts={"dtype": profile.dtype, "batch": profile.batch, "pages": len(profile.pages), **profile.lengths},
+    )
+
+
 MODELS: Mapping[str, NamedModel] = {
     model.name: model
     for model in (
@@ -181,5 +228,6 @@ MODELS: Mapping[str, NamedModel] = {
             description="the same code at toy size, to try things out: 3 decoder layers, 8 experts, 0.3 M parameters",
             source="DeepseekOCRConfig.tiny()",
         ),
+        *map(transformers_model, CATALOG.values()),
     )
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 from torch.export import Dim
@@ -16,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.errors import FactoryError, ModelInputError
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 LARGEST_SIZE = 131_072
 """The largest size of a dim that is captured; a bound keeps the exporter's arithmetic in 64 bits."""
@@ -41,6 +44,13 @@ class UserModel:
     name: str
     module: nn.Module
     stages: tuple[StageSpec, ...] = field(converter=tuple[StageSpec, ...])
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What reports say of the variant: the type of the weights, where all have one that has a short name."""
+        types = {parameter.dtype for parameter in self.module.parameters()}
+        names = [_DTYPES[dtype] for dtype in types if dtype in _DTYPES]
+        return {"dtype": names[0]} if len(types) == len(names) == 1 else {}
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
@@ -80,9 +90,20 @@ def user_model(module: nn.Module, inputs: object, *, dims: object = None, name: 
 
 
 def stage_of(
-    module: nn.Module, inputs: object, *, dims: object = None, name: str = STAGE, description: str = ""
+    module: nn.Module,
+    inputs: object,
+    *,
+    dims: object = None,
+    name: str = STAGE,
+    description: str = "",
+    root: str = "",
 ) -> StageSpec:
-    """Return one way in which a module is run; parameters and errors as `user_model`.
+    """Return one way in which a module is run; other parameters and errors as `user_model`.
+
+    Parameters
+    ----------
+    root : str
+        The attribute that holds the model, where `module` only runs a part of it; "" when it is the model itself.
 
     Examples
     --------
@@ -99,7 +120,9 @@ def stage_of(
     rest = next((at for at, one in enumerate(_parameters(module)) if one.kind is one.VAR_POSITIONAL), len(shapes))
     if rest < len(shapes):  # torch.export takes those of `*arguments` as one entry
         shapes[rest:] = [tuple(shapes[rest:])]
-    return StageSpec(name=name, description=description, module=module, inputs=arguments, dynamic_shapes=tuple(shapes))
+    return StageSpec(
+        name=name, description=description, module=module, inputs=arguments, dynamic_shapes=tuple(shapes), root=root
+    )
 
 
 def load_factory(text: str) -> UserModel:
@@ -128,9 +151,10 @@ def load_factory(text: str) -> UserModel:
     made = _called(_factory(text), text)
     if isinstance(made, UserModel):
         return made
-    parts = cast("tuple[Any, ...]", made) if isinstance(made, tuple) else ()
-    if len(parts) in {2, 3} and isinstance(parts[0], nn.Module):
-        return user_model(parts[0], parts[1], dims=parts[2] if len(parts) == 3 else None)
+    if isinstance(made, tuple):
+        module, *given = cast("tuple[Any, ...]", made) or (None,)
+        if isinstance(module, nn.Module) and len(given) in {1, 2}:
+            return user_model(module, given[0], dims=given[1] if len(given) == 2 else None)
     raise FactoryError(
         f"factory {text!r} returned {_kind(cast('object', made))}; return (module, inputs), (module, inputs, dims) or "
         "a dsocr_graph.models.user_model.UserModel"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from dsocr_graph.emit.files import require_writable, write_artefacts
 from dsocr_graph.errors import OptionError, OutputError, PlanError
 from dsocr_graph.timing.calibrator import Calibrator, Progress
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point, plan_calls
 from modelmeter.model import AnalyticModel
 from modelmeter.predict.calibration import Calibration, calibration_to_json
+from modelmeter.serialize import compress
 from modelmeter.units import format_seconds
 
 
@@ -58,7 +57,7 @@ def calibrate(
     Raises
     ------
     OptionError
-        For an unknown device, or fewer than one thread or pass.
+        For an unknown device, fewer than one thread or pass, or no time.
     MissingDeviceError
         When CUDA is asked for and absent.
     PlanError
@@ -70,14 +69,11 @@ def calibrate(
     OutputError
         When the file cannot be written.
     """
-    if passes < 1:
-        raise OptionError(f"passes is {passes}; every call is timed at least once")
+    machine = this_machine(device, threads=threads)
+    target = Path(out)
+    require_possible(passes=passes, minutes=minutes, out=target)
     begin = time.monotonic()
     limit = float("inf") if minutes is None else minutes * 60
-    target = Path(out)
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a directory; give --out the name of a file")
-    machine = this_machine(device, threads=threads)
     plan = plan_calls(models, moe=moe, row_lattice=row_lattice)
     calibrator = Calibrator(
         plan, machine=machine, device=device, journal=target.with_name(f"{target.name}.partial"), progress=progress
@@ -93,6 +89,29 @@ def calibrate(
     calibrator.finish()
     progress(f"fixed calls, repeated throughout, were up to {calibration.drift:.1%} off their median")
     return calibration
+
+
+def require_possible(*, passes: int, minutes: float | None, out: Path) -> None:
+    """Refuse what no calibration can be made with, before models are compiled for it.
+
+    Raises
+    ------
+    OptionError
+        For fewer than one pass, or no time.
+    OutputError
+        When the file cannot be written.
+
+    Examples
+    --------
+    >>> require_possible(passes=0, minutes=None, out=Path("c.json"))
+    Traceback (most recent call last):
+    dsocr_graph.errors.OptionError: passes is 0; every call is timed at least once
+    """
+    if passes < 1:
+        raise OptionError(f"passes is {passes}; every call is timed at least once")
+    if minutes is not None and not minutes > 0:
+        raise OptionError(f"minutes is {minutes}; give the time that one pass needs, at least")
+    require_writable(out)
 
 
 def _run_passes(calibrator: Calibrator, passes: int, *, begin: float, limit: float, progress: Progress) -> None:
@@ -117,18 +136,10 @@ def _run_passes(calibrator: Calibrator, passes: int, *, begin: float, limit: flo
 
 
 def _write(target: Path, calibration: Calibration) -> None:
-    """Write the file under a temporary name, then rename it: no half file."""
-    text = calibration_to_json(calibration).encode()
-    data = gzip.compress(text, mtime=0) if target.suffix == ".gz" else text
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    text = calibration_to_json(calibration)
     try:
-        temporary.write_bytes(data)
-        temporary.replace(target)
-    except OSError as error:
+        write_artefacts(target.parent, {target.name: compress(text) if target.suffix == ".gz" else text})
+    except OutputError as error:
         raise OutputError(
-            f"cannot write {target}: {error.strerror or error}; {target}.partial keeps all that was measured. Make "
-            "room, and give the same command again"
+            f"{error}. {target}.partial keeps all that was measured, and the same command goes on from there"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

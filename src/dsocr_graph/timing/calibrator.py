@@ -135,6 +135,12 @@ class Calibrator:
             self._journal.add_gpu(state)
         self._pace = (time.monotonic() - begin) / sum(map(self._busy, order))
 
+    def measure_host(self) -> None:
+        """Measure what the host spends, also where an earlier process has: a later measurement takes its place."""
+        torch.set_num_threads(self._machine.threads)
+        pin_allocator()
+        self._journal.add_host(measure_host_costs(self._device))
+
     def calibration(self) -> Calibration:
         """Return what has been measured so far.
 
@@ -208,7 +214,7 @@ class Calibrator:
         pin_allocator()
         self._peaks()
         if self._found.host is None:
-            self._journal.add_host(measure_host_costs(self._device))
+            self.measure_host()
         return self._bench
 
     def _peaks(self) -> Peaks:

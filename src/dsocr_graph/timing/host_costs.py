@@ -27,8 +27,9 @@ Probes = Mapping[str, Sequence[Callable[[], object]]]
 def measure_host_costs(device: torch.device) -> HostCosts:
     """Return what the host spends.
 
-    On a CPU the time of a call contains that of its host; only views, which nothing else times, and the calls of
-    modules are left. On a GPU the times of blocks of calls are split into a part per class and a part per launch.
+    On a CPU the time of a call contains that of its host; left are views, which nothing else times, the calls of
+    modules, and what any call takes longer among other calls, as in a model, than many times in a row, as it is timed.
+    On a GPU the times of blocks of calls are split into a part per class and a part per launch.
 
     Raises
     ------
@@ -39,13 +40,13 @@ def measure_host_costs(device: torch.device) -> HostCosts:
     --------
     >>> costs = measure_host_costs(torch.device("cpu"))
     >>> sorted(costs.classes), costs.launch
-    (['module', 'view'], 0.0)
+    (['module', 'turn', 'view'], 0.0)
     """
     probes = _probes(device)
     module = _module_seconds(torch.ones(1, device=device))
     if device.type == "cpu":
         view = statistics.median(block_seconds(call) for call in probes["view"])
-        return HostCosts(classes={"view": view, "module": module})
+        return HostCosts(classes={"view": view, "module": module, "turn": _turn_seconds(probes)})
     classes, launch = _split(probes, device)
     return _with_waits({**classes, "module": module}, launch, device)
 
@@ -84,6 +85,18 @@ def _module_seconds(x: Tensor) -> float:
 
     module = Same()
     return max(0.0, block_seconds(lambda: module(x)) - block_seconds(lambda: module.forward(x)))
+
+
+def _turn_seconds(probes: Probes) -> float:
+    """Return what a call takes longer in turn with all other probes than many times in a row."""
+    calls = [call for some in probes.values() for call in some]
+
+    def all_in_turn() -> None:
+        for call in calls:
+            call()
+
+    in_row = sum(map(block_seconds, calls))
+    return max(0.0, block_seconds(all_in_turn) - in_row) / len(calls)
 
 
 def _probes(device: torch.device) -> Probes:
@@ -126,7 +139,7 @@ def _probes(device: torch.device) -> Probes:
             ranks.sort,
             lambda: row.topk(2),
             lambda: torch.searchsorted(ranks, ranks),
-            lambda: row.index_put_((ranks,), row),
+            lambda: row.index_put((ranks,), row),
             lambda: row.masked_scatter_(mask, table),
         ),
         "allocating": (

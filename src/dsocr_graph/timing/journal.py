@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from attrs import asdict, define, evolve, field
 
@@ -43,6 +43,10 @@ def _rounded(value: float) -> float:
     0.001235
     """
     return float(f"{value:.4g}")
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
 
 
 class Journal:
@@ -176,8 +180,7 @@ class Journal:
         try:
             document = cast("dict[str, Any]", json.loads(line))
             if "call" in document:
-                self.findings.seconds[document["call"]].append(float(document["seconds"]))
-                self.findings.launches[document["call"]] = int(document["launches"])
+                self._take_time(document)
             elif "sentinel" in document:
                 self.findings.sentinels.append(Sentinel(**document["sentinel"]))
             elif "gpu" in document:
@@ -186,8 +189,20 @@ class Journal:
                 self.findings.peaks = Peaks(**document["peaks"])
             else:
                 self.findings.host = HostCosts(**document["host"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._damaged(number, str(error)) from error
+
+    def _take_time(self, document: Mapping[str, Any]) -> None:
+        call, seconds, launches = document["call"], document["seconds"], document["launches"]
+        calls = len(self.findings.seconds)
+        if not (_is_count(call) and call < calls):
+            raise ValueError(f"call is {call!r}; the plan has 0 to {calls - 1}")
+        if type(seconds) not in {int, float} or not 0 < seconds < float("inf"):
+            raise ValueError(f"seconds is {seconds!r}; it is positive and finite")
+        if not _is_count(launches):
+            raise ValueError(f"launches is {launches!r}; it is a whole number, 0 or more")
+        self.findings.seconds[call].append(float(seconds))
+        self.findings.launches[call] = launches
 
     def _damaged(self, number: int, reason: str) -> JournalError:
         return JournalError(

@@ -73,7 +73,8 @@ def measure(
     seed : int
         Of random weights and of the inputs.
     budget_seconds : float, optional
-        For the uninstrumented runs of all points together; slow stages are then run fewer times, never below 3.
+        For the uninstrumented runs of all points together, 0 or more; slow stages are then run fewer times, never below
+        3.
     analytic : callable, optional
         Returns the compiled model; called once the weights are there. What does not fit into memory is then refused
         before it runs.
@@ -83,7 +84,7 @@ def measure(
     Raises
     ------
     OptionError
-        When there is no point to measure, or options do not go together.
+        When there is no point to measure, the budget is negative, or options do not go together.
     UnknownModelError, ModelConfigError
         For a model or variant that does not exist.
     MissingDeviceError
@@ -105,6 +106,8 @@ def measure(
     """
     if not points:
         raise OptionError("nothing to measure: give at least one point, such as decode at B=1, T=913")
+    if budget_seconds is not None and not budget_seconds >= 0:
+        raise OptionError(f"budget_seconds is {budget_seconds}; give a time of 0 or more, or leave it out for no limit")
     named = model_named(model)
     variant = Variant(base_size=mode_named(mode).base_size, dtype=dtype, attention=attention)
     runnable = runnable_of(named, variant, moe)

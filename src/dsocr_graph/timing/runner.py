@@ -18,7 +18,7 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.models.deepseek_ocr.config import MoEImplementation
 from dsocr_graph.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
 from dsocr_graph.models.deepseek_ocr.running import RunnableModel
-from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.named_model import ModelVariant, NamedModel
 from dsocr_graph.models.registry import Variant
 from dsocr_graph.timing.allocator import pin_allocator
 from dsocr_graph.timing.machine import this_machine
@@ -196,7 +196,7 @@ class StageRunner:
         return peak + given * (1 if self._inputs.has(point) else 2)  # a copy of what is kept
 
 
-def runnable_of(named: NamedModel, variant: Variant, moe: MoEImplementation) -> RunnableModel:
+def runnable_of(named: NamedModel, variant: ModelVariant, moe: MoEImplementation) -> RunnableModel:
     """Return how a variant of a model is run.
 
     Raises
@@ -206,7 +206,7 @@ def runnable_of(named: NamedModel, variant: Variant, moe: MoEImplementation) -> 
 
     Examples
     --------
-    >>> from dsocr_graph.models.registry import model_named
+    >>> from dsocr_graph.models.registry import Variant, model_named
     >>> variant = Variant(base_size=512, dtype="fp32", attention="sdpa")
     >>> runnable_of(model_named("deepseek-ocr-tiny"), variant, "loop").config.moe_implementation
     'loop'

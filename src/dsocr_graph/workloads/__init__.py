@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsocr_graph.workloads.bind import bind_profile
+from dsocr_graph.workloads.choose import choose_profile
 from dsocr_graph.workloads.errors import WorkloadError
 from dsocr_graph.workloads.limits import MAX_CONTEXT
 from dsocr_graph.workloads.modes import MODES, Mode, mode_named
@@ -16,7 +17,7 @@ from dsocr_graph.workloads.profile import (
     profile_from_pdf,
 )
 from dsocr_graph.workloads.profile_files import STANDARD, available_profiles, load_profile
-from dsocr_graph.workloads.tiling import Tiling, closest_grid, tile
+from dsocr_graph.workloads.tiling import Tiling, closest_grid, tile, tile_crops
 
 __all__ = [
     "MAX_CONTEXT",
@@ -31,6 +32,7 @@ __all__ = [
     "WorkloadError",
     "available_profiles",
     "bind_profile",
+    "choose_profile",
     "closest_grid",
     "load_profile",
     "mode_named",
@@ -41,4 +43,5 @@ __all__ = [
     "read_image",
     "read_pdf",
     "tile",
+    "tile_crops",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsocr_graph.workloads.tiling import tile
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 if TYPE_CHECKING:
@@ -52,15 +51,16 @@ def bind_profile(profile: Profile) -> Workload:
             "prompt_tokens": profile.prompt_tokens,
             "decoding": "greedy",
             "pages": len(profile.pages),
+            **profile.lengths,
         },
     )
 
 
 def _item(profile: Profile, entry: ProfilePage) -> WorkloadItem:
     page = entry.page
-    tiling = tile(page.width, page.height, profile.mode)
+    tiling = profile.tiling(entry)
     batch = profile.batch
-    context = tiling.image_tokens + profile.prompt_tokens
+    context = tiling.image_tokens + profile.prompt_of(entry)
     runs: list[StageRun] = []
     if tiling.views:
         grid = {"V": tiling.views, "H": tiling.rows, "W": tiling.columns}

@@ -33,6 +33,10 @@ class PageSizeError(WorkloadError, ValueError):
     """A page width, height or resolution out of range."""
 
 
+class CropGridError(WorkloadError, ValueError):
+    """A grid of crops that no page is cut into."""
+
+
 class PageRangeError(WorkloadError, ValueError):
     """A choice of pages that is not written as one, or that the file does not have."""
 

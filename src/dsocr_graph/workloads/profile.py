@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
+from attrs.validators import optional
 
 from dsocr_graph.workloads.errors import ContextTooLongError, InvalidProfileError
 from dsocr_graph.workloads.limits import MAX_BATCH, MAX_CONTEXT, suggestion, whole_number
 from dsocr_graph.workloads.modes import Mode, mode_named
 from dsocr_graph.workloads.pages import DEFAULT_DPI, PageSize, read_image, read_pdf, uniquely_named
-from dsocr_graph.workloads.tiling import tile
+from dsocr_graph.workloads.tiling import Tiling, tile, tile_crops
 
 if TYPE_CHECKING:
     from attrs import Attribute
@@ -69,14 +70,14 @@ def _checked_pages(owner: Profile, attribute: object, value: tuple[ProfilePage, 
 
 
 def _check_context(profile: Profile, entry: ProfilePage) -> None:
-    image = tile(entry.page.width, entry.page.height, profile.mode).image_tokens
-    needed = image + profile.prompt_tokens + entry.new_tokens
+    image, prompt = profile.tiling(entry).image_tokens, profile.prompt_of(entry)
+    needed = image + prompt + entry.new_tokens
     if needed > MAX_CONTEXT:
-        room = MAX_CONTEXT - image - profile.prompt_tokens
+        room = MAX_CONTEXT - image - prompt
         advice = f"ask for at most {room:,} new tokens" if room > 0 else "shorten the prompt"
         raise ContextTooLongError(
             f"page {entry.page.name!r} needs {needed:,} tokens ({image:,} of the image, "
-            f"{profile.prompt_tokens:,} of the prompt, {entry.new_tokens:,} new), over the model's "
+            f"{prompt:,} of the prompt, {entry.new_tokens:,} new), over the model's "
             f"{MAX_CONTEXT:,} positions; {advice}"
         )
 
@@ -87,6 +88,8 @@ class ProfilePage:
 
     page: PageSize
     new_tokens: int = field(validator=_checked_tokens)
+    prompt_tokens: int | None = field(default=None, validator=optional(_checked_tokens))  # None: the profile's
+    crops: tuple[int, int] | None = None  # columns and rows; None: those that the page's size makes
 
 
 @frozen(kw_only=True)
@@ -117,12 +120,25 @@ class Profile:
     greedy: bool = field(validator=_checked_greedy)  # greedy decoding; nothing else is analysed
     new_tokens: int = field(validator=_checked_tokens)  # for pages that state none
     pages: tuple[ProfilePage, ...] = field(converter=tuple[ProfilePage, ...], validator=_checked_pages)
+    lengths: Mapping[str, str] = field(factory=dict[str, str])  # what stands for a distribution of tokens, in words
+
+    def tiling(self, entry: ProfilePage) -> Tiling:
+        """Return how one of the pages is cut into views."""
+        if entry.crops is not None:
+            return tile_crops(*entry.crops, self.mode)
+        return tile(entry.page.width, entry.page.height, self.mode)
+
+    def prompt_of(self, entry: ProfilePage) -> int:
+        """Return the tokens of the prompt of one of the pages, image tokens not counted."""
+        return self.prompt_tokens if entry.prompt_tokens is None else entry.prompt_tokens
 
 
 def override(
     profile: Profile,
     *,
     new_tokens: int | None = None,
+    prompt_tokens: int | None = None,
+    crops: tuple[int, int] | None = None,
     batch: int | None = None,
     mode: str | None = None,
     dtype: str | None = None,
@@ -135,6 +151,10 @@ def override(
         The profile to start from.
     new_tokens
         New tokens of every page.
+    prompt_tokens
+        Tokens of every page's context that are not image tokens; the text of the prompt stays.
+    crops
+        Columns and rows that every page is cut into, whatever its size.
     batch
         Equal pages processed together.
     mode
@@ -153,14 +173,18 @@ def override(
     >>> override(load_profile("dsocr-standard-v1"), batch=4, mode="Base").mode.base_size
     1024
     """
-    tokens = profile.new_tokens if new_tokens is None else new_tokens
-    pages = profile.pages
+    of_pages: dict[str, Any] = {}
     if new_tokens is not None:
-        pages = tuple(evolve(entry, new_tokens=new_tokens) for entry in pages)
+        of_pages["new_tokens"] = new_tokens
+    if prompt_tokens is not None:
+        of_pages["prompt_tokens"] = None  # the profile's, from now on
+    if crops is not None:
+        of_pages["crops"] = crops
     return evolve(
         profile,
-        new_tokens=tokens,
-        pages=pages,
+        new_tokens=profile.new_tokens if new_tokens is None else new_tokens,
+        prompt_tokens=profile.prompt_tokens if prompt_tokens is None else prompt_tokens,
+        pages=tuple(evolve(entry, **of_pages) for entry in profile.pages),
         batch=profile.batch if batch is None else batch,
         mode=profile.mode if mode is None else mode_named(mode),
         dtype=profile.dtype if dtype is None else dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from dsocr_graph.workloads.errors import PageSizeError
+from dsocr_graph.workloads.errors import CropGridError, PageSizeError
 from dsocr_graph.workloads.limits import MAX_SIDE, whole_number
 from dsocr_graph.workloads.modes import CELL, Mode
 
@@ -115,8 +115,42 @@ def tile(width: int, height: int, mode: Mode) -> Tiling:
     """
     _check_size(width, height)
     if not mode.crop or (width <= CROP_SIZE and height <= CROP_SIZE):
+        return tile_crops(1, 1, mode)
+    return tile_crops(*closest_grid(width, height), mode)
+
+
+def tile_crops(columns: int, rows: int, mode: Mode) -> Tiling:
+    """Return the views and image tokens of a page that is cut into a given grid, whatever its size.
+
+    Parameters
+    ----------
+    columns, rows
+        Crops from left to right and from top to bottom; 1 x 1 is an uncropped page.
+    mode
+        One of `dsocr_graph.workloads.MODES`.
+
+    Raises
+    ------
+    CropGridError
+        A grid that the published preprocessing never makes, or crops in a mode that has none.
+
+    Examples
+    --------
+    >>> from dsocr_graph.workloads.modes import mode_named
+    >>> tile_crops(2, 3, mode_named("Gundam")) == tile(1275, 1650, mode_named("Gundam"))
+    True
+    """
+    if (columns, rows) == (1, 1):
         return Tiling(columns=1, rows=1, views=0, image_tokens=mode.global_tokens)
-    columns, rows = closest_grid(width, height)
+    if not mode.crop:
+        raise CropGridError(
+            f"crops {columns}x{rows} in mode {mode.name}, which crops no page; choose mode Gundam, or 1x1 for none"
+        )
+    if (columns, rows) not in GRIDS:
+        raise CropGridError(
+            f"crops {columns}x{rows} are no grid of {MIN_CROPS} to {MAX_CROPS} crops, all that the published "
+            "preprocessing makes; give columns x rows, such as 2x3, or 1x1 for an uncropped page"
+        )
     return Tiling(
         columns=columns,
         rows=rows,

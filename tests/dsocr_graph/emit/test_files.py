@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsocr_graph.emit.files import write_artefacts
+from dsocr_graph.emit.files import require_writable, write_artefacts
 from dsocr_graph.errors import DsocrGraphError, OutputError
 
 
@@ -133,3 +133,43 @@ def test_only_plain_file_names_are_taken(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="no plain file name"):
         write_artefacts(tmp_path / "new", {"a.txt": "x", name: "x"})
     assert not (tmp_path / "new").exists()
+
+
+# --- before the work
+
+
+def test_a_file_that_can_be_written_leaves_no_trace_of_the_trial(tmp_path: Path) -> None:
+    """No directory is made, and a file that is there stays as it is."""
+    (tmp_path / "there.txt").write_text("mine")
+    require_writable(tmp_path / "there.txt")
+    require_writable(tmp_path / "new" / "deeper" / "a.txt")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there.txt"]
+    assert listing(tmp_path) == {"there.txt": "mine"}
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "new/.."])
+def test_a_directory_is_no_file_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A path that leads to a directory, there or not, is refused with what to give."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="it is a directory; give the name of a file"):
+        require_writable(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_trial_says_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that cannot be written to: the directories that were made for the trial go again."""
+
+    def refuse(path: Path, _content: bytes) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(OutputError, match=r"read-only file system: .*choose an output directory you may write to"):
+        require_writable(tmp_path / "new" / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_of_the_directory_is_named_before_the_work(tmp_path: Path) -> None:
+    """As it is when the files are written."""
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(OutputError, match="taken is a file, not a directory"):
+        require_writable(tmp_path / "taken" / "a.txt")

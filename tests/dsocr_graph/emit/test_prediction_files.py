@@ -81,6 +81,8 @@ def test_stages_stand_beside_their_measurement(files: dict[str, str]) -> None:
     """14.5 beside 16 s and 8 beside 7 s: off by 9.4 % and 14.3 %, the median 11.8 %; both inside."""
     section = _section(files["report.md"], "Predicted beside measured")
     rows = _rows(section)
+    assert rows[0][7:] == ["runs", "spread of runs", "attributed"]
+    assert "over a run: above 100 % timing call by call costs more than it attributes." in section
     assert rows[1] == [
         "prefill",
         "B=2 S=5",
@@ -110,9 +112,11 @@ def test_miscounted_calls_are_shown(files: dict[str, str]) -> None:
 def test_parts_of_a_stage_stand_beside_theirs(files: dict[str, str]) -> None:
     """By category with views and the rest, and by module; a stage without timed calls has no such tables."""
     rows = _rows(_section(files["report.md"], "prefill at B=2 S=5"))
+    assert rows[0][4:] == ["ratio", "calls", "spread of like calls"]
     assert ["linear", "9.00 s", "5.40 s to 12.6 s", "10.0 s", "0.900", "4", "-"] in rows
     assert ["host", "1.50 s", "1.50 s to 1.50 s", "750 ms", "2.000", "3", "-"] in rows
-    assert [REST, "0 s", "0 s to 0 s", "1.25 s", "0.000", "-", "-"] in rows
+    assert [REST, "-", "-", "1.25 s", "-", "-", "-"] in rows  # nothing is predicted there
+    assert ["**all**", "14.5 s", "9.30 s to 19.7 s", "16.0 s", "0.906", "9", "-"] in rows
     assert ["`lm_head`", "4.00 s", "2.40 s to 5.60 s", "5.00 s", "0.800", "1", "-"] in rows
     assert "decode at B=2 T=5" not in files["report.md"]
 
@@ -126,7 +130,12 @@ def test_comparison_csv_has_every_part(files: dict[str, str]) -> None:
         found = {part: sum(float(row[column]) for row in rows[:17] if row["part"] == part) for part in set(parts)}
         assert found["cell"] + found["rest"] == pytest.approx(found["stage"])
     head = next(row for row in rows if row["part"] == "module" and row["module"] == "lm_head")
-    assert (head["predicted/measured"], head["N"], head["spread"]) == ("0.8", "1", "")
+    assert (head["predicted/measured"], head["calls"], head["spread of like calls"]) == ("0.8", "1", "")
+    assert (head["runs"], head["spread of runs"], head["attributed"]) == ("", "", "")
+    whole = next(row for row in rows if row["part"] == "stage" and row["stage"] == "prefill")
+    # four runs with quartiles of 15.75 and 16.25 s; nine calls, of all kinds; 14.75 of 16 s
+    assert (whole["runs"], whole["spread of runs"]) == ("4", "0.015625")
+    assert (whole["calls"], whole["spread of like calls"], whole["attributed"]) == ("9", "", "0.921875")
     assert [row["part"] for row in rows if row["stage"] == "decode"] == ["stage"]
 
 

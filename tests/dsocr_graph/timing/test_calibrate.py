@@ -1,6 +1,7 @@
 """Calibrations: passes, journals that survive an interruption, files, limits of time, and what is refused."""
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -244,6 +245,15 @@ def test_a_journal_of_another_plan_is_refused(timed: Timed, tmp_path: Path) -> N
         ("[1]\n", 1),
         ('{"journal": 1}\n', 1),
         ('HEADER{"call": 99, "seconds": 1, "launches": 0}\n', 2),
+        ('HEADER{"call": -1, "seconds": 1, "launches": 0}\n', 2),
+        ('HEADER{"call": true, "seconds": 1, "launches": 0}\n', 2),
+        ('HEADER{"call": 0, "seconds": "nan", "launches": 0}\n', 2),
+        ('HEADER{"call": 0, "seconds": NaN, "launches": 0}\n', 2),
+        ('HEADER{"call": 0, "seconds": 0, "launches": 0}\n', 2),
+        ('HEADER{"call": 0, "seconds": 1, "launches": -1}\n', 2),
+        ('HEADER{"peaks": {"matrix_flops": {}, "vector_flops": 1, "bandwidth": 0}}\n', 2),
+        ('HEADER{"peaks": {"matrix_flops": 1, "vector_flops": 1, "bandwidth": 1}}\n', 2),
+        ('HEADER{"host": {"classes": {"view": -5}}}\n', 2),
         ('HEADER{"call": 0, "launches": 0}\n', 2),
         ('HEADER{"call": 0, "seconds": 1, "launches": 0}\n{"odd": 1}\n', 3),
         ("HEADER7\n", 2),
@@ -334,10 +344,10 @@ def test_a_directory_in_place_of_the_file_is_refused_before_anything_runs(
     timed: Timed, tmp_path: Path, model: AnalyticModel
 ) -> None:
     """Not after ten minutes of measuring."""
-    with pytest.raises(OutputError, match="it is a directory; give --out the name of a file"):
+    with pytest.raises(OutputError, match="it is a directory; give the name of a file"):
         calibrate([(model, POINTS)], out=tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write .*choose another --out"):
+    with pytest.raises(OutputError, match=r"cannot write .*file is a file, not a directory"):
         calibrate([(model, POINTS)], out=tmp_path / "file" / "c.json")
     assert timed.elements == []
 
@@ -348,10 +358,10 @@ def test_a_file_that_cannot_be_written_in_the_end_leaves_the_journal(
     """A full disk costs no measurement."""
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OutputError, match=r"No space left on device; .*partial keeps all that was measured"):
+    with pytest.raises(OutputError, match=r"no space left on device; .*partial keeps all that was measured"):
         calibrate([(model, POINTS)], passes=1, out=tmp_path / "c.json")
     assert [path.name for path in tmp_path.iterdir()] == ["c.json.partial"]
 
@@ -486,6 +496,7 @@ def test_the_command_plans_the_standard_sizes_by_default(
         (["--points", "decode"], "takes B=SIZE, T=SIZE"),
         (["--points", "decode;B=1"], "has no stage 'decode;B=1'"),
         (["--minutes", "0"], "minutes is 0.0"),
+        (["--passes", "0"], "passes is 0"),
         (["--threads", "0"], "threads is 0"),
         (["--device", "tpu"], "choose cpu, cuda"),
         (["--mode", "Huge"], "no mode 'Huge'"),
@@ -501,3 +512,18 @@ def test_wrong_options_are_refused_by_name(
         command("--model", "toy", *words)
     assert timed.elements == []
     assert not Path("calibrations").exists()
+
+
+@pytest.mark.parametrize("words", [["--out", "."], ["--out", "file/c.json"], ["--passes", "0"]])
+def test_what_cannot_end_well_is_refused_before_compiling(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Compiling takes a minute; a file that cannot be written and no passes are said before."""
+
+    def fail(*_: object, **__: object) -> AnalyticModel:
+        raise AssertionError
+
+    monkeypatch.setattr("dsocr_graph.compiling.analytic_model", fail)
+    Path("file").touch()
+    with pytest.raises((OutputError, OptionError)):
+        command("--model", "deepseek-ocr-tiny", *words)

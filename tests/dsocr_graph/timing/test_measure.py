@@ -22,6 +22,7 @@ from dsocr_graph.errors import (
     ModelConfigError,
     ModelInputError,
     OptionError,
+    OutputError,
     ReplayError,
 )
 from dsocr_graph.lowering import lower
@@ -63,7 +64,7 @@ def test_a_stage_is_measured_as_a_whole_and_call_by_call(bench: Bench, analytic:
     assert len(measured.call_seconds) == len(analytic.stages[0].schedule)
     assert min(measured.call_seconds) >= 0
     assert measured.attributed >= 0.9
-    assert sum(measured.scaled_call_seconds) == pytest.approx(measured.seconds * measured.attributed)
+    assert sum(measured.scaled_call_seconds) == pytest.approx(measured.seconds * min(1, measured.attributed))
     assert measured.launches is None  # nothing is started on a device
 
 
@@ -157,7 +158,9 @@ def test_a_point_that_cannot_run_is_refused_before_the_model_is_built(
     ("options", "error", "message"),
     [
         ({"points": []}, OptionError, "nothing to measure: give at least one point"),
-        ({"model": "gpt2"}, DsocrGraphError, "unknown model 'gpt2'; known models: deepseek-ocr, deepseek-ocr-tiny"),
+        ({"budget_seconds": -3.0}, OptionError, r"budget_seconds is -3\.0; give a time of 0 or more"),
+        ({"budget_seconds": float("nan")}, OptionError, "budget_seconds is nan"),
+        ({"model": "gpt2"}, DsocrGraphError, "unknown model 'gpt2'; known models: deepseek-ocr, .*deepseek-ocr-tiny"),
         ({"moe": "sideways"}, ModelConfigError, "moe_implementation = 'sideways': known are grouped, loop"),
         ({"threads": 0}, OptionError, "threads is 0"),
         ({"checkpoint": "no/such/folder"}, CheckpointNotFoundError, "no/such/folder is not a directory"),
@@ -280,10 +283,10 @@ def test_the_command_writes_a_file_and_prints_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: Tiny
 ) -> None:
     """A measurement with its calls, counted modules and peaks; no half file is left beside it."""
-    from dsocr_graph import pipeline
+    from dsocr_graph import compiling
 
     compiled = lower(group_by_module(tiny.captured("decode")))
-    monkeypatch.setattr(pipeline, "analytic_model", lambda *_, **__: compiled)
+    monkeypatch.setattr(compiling, "analytic_model", lambda *_, **__: compiled)
     monkeypatch.setattr(Bench, "_captured", lambda _, stage: tiny.captured(stage))
     out = tmp_path / "deeper" / "measured.json"
     words = ["--model", "deepseek-ocr-tiny", "--points", "decode:B=2,T=21", "--mode", "Tiny", "--dtype", "fp32"]
@@ -311,6 +314,29 @@ def test_options_that_do_not_go_together_are_refused(words: list[str], message: 
     """Points are named one by one or come from pages."""
     with pytest.raises(DsocrGraphError, match=message):
         run_command("--model", "deepseek-ocr-tiny", *words)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (".", r"cannot write '\.': it is a directory; give the name of a file"),
+        ("file/m.json", "file is a file, not a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
+    """The run is what takes long; it does not begin."""
+
+    def fail(*_: object, **__: object) -> Measurement:
+        raise AssertionError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dsocr_graph.timing.measure.measure", fail)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=message):
+        run_command("--model", "deepseek-ocr-tiny", "--points", "decode:B=2,T=21", "--out", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_workload_is_measured_at_its_distinct_sizes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -368,3 +394,20 @@ def test_differences_of_calls_are_explained() -> None:
     assert (
         reason(CallCount(stage="decode", module="x", counted=3, expected=2)) == "the graph does not hold for this run"
     )
+
+
+def test_calls_that_take_longer_than_the_run_are_shown_as_they_are() -> None:
+    """1.36 s of calls in a run of 1 s are 136 %, and a line says what that means."""
+    from dsocr_graph.emit.measurement_table import to_table
+    from modelmeter.machine import Machine
+
+    machine = Machine(kind="cpu", device="a CPU", driver="", memory_bytes=1, threads=1, torch="2.13.0")
+    stage = StageMeasurement(
+        stage="decode", bindings={"B": 1}, warmups=1, wall_seconds=(1.0,), call_seconds=(1.0, 0.36), peak_bytes=500
+    )
+    measurement = Measurement(
+        machine=machine, date="2026-11-25", model="toy", variant={}, weights="random", stages=(stage,)
+    )
+    lines = to_table(measurement, [500]).splitlines()
+    assert "136.0%" in lines[3]
+    assert lines[5] == "in calls: above 100 % timing call by call costs more than it attributes"

@@ -1,0 +1,156 @@
+"""A report as a side of a comparison, alone or with the model that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelmeter.categories import Category
+from modelmeter.compare.metrics import Metric
+from modelmeter.compare.model_tree import cached_stages, nodes_of_model, parameter_work
+from modelmeter.compare.roles import Node
+from modelmeter.compare.side import VERSION, WORKLOAD, Figures, Piece, Side, model_facts, stage_sizes
+from modelmeter.costs import Amount, Number
+from modelmeter.model import AnalyticModel
+from modelmeter.reports.report import Report, StageMemory
+from modelmeter.reports.serving import DECODE, PREFILL, serving_of
+from modelmeter.workload import StageRun
+
+
+def side_of_report(report: Report, *, label: str, model: AnalyticModel | None = None) -> Side:
+    """Return a report as a side; with its model, parameters by module and reasons are known as well.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> from modelmeter.workload import StageRun, Workload, WorkloadItem
+    >>> step = StageRun(stage="decode", count=1, bindings={"B": 1, "T": 10})
+    >>> workload = Workload(name="step", items=(WorkloadItem(name="one", documents=1, runs=(step,)),))
+    >>> model = modelmeter.load("deepseek-ocr", "tiny")
+    >>> side = side_of_report(modelmeter.evaluate.evaluate(model, workload), label="tiny", model=model)
+    >>> side.totals[Metric.PARAMETERS], side.totals[Metric.KV_PER_TOKEN]
+    (3336106240, 61440)
+    """
+    own = {
+        Piece(stage=stage, module=name): module.own
+        for stage, modules in report.module_stages.items()
+        for name, module in modules.items()
+    }
+    totals = _report_totals(report, model)
+    return Side(
+        label=label,
+        facts=_report_facts(report),
+        totals=totals,
+        work={
+            **{piece: _figures(amount) for piece, amount in own.items()},
+            **({} if model is None else parameter_work(model)),
+        },
+        memory=_memory(report),
+        calls={piece: amount.cost.calls for piece, amount in own.items()},
+        stages=stage_sizes(run for item in report.items for run in item.runs),
+        cached=_cached(report) if model is None else cached_stages(model),
+        nodes=_nodes(report) if model is None else nodes_of_model(model),
+        model=model,
+    )
+
+
+def _figures(amount: Amount) -> Figures:
+    figures: dict[Metric, Number] = {
+        Metric.FLOPS: amount.cost.flops,
+        Metric.BYTES: amount.cost.bytes,
+        Metric.FUSED_BYTES: amount.cost.fused_bytes,
+    }
+    if amount.time is not None:
+        figures[Metric.TIME] = amount.time.seconds
+    return figures
+
+
+def _report_totals(report: Report, model: AnalyticModel | None) -> dict[Metric, Number]:
+    runs = [run for item in report.items for run in item.runs]
+    totals: dict[Metric, Number] = {
+        Metric.PARAMETERS: report.model.parameters,
+        Metric.WEIGHT_BYTES: report.model.parameter_bytes,
+        Metric.DOCUMENTS: report.documents,
+        **_figures(report.total.total),
+        Metric.MEMORY: report.memory.running_bytes,
+        Metric.LOAD_MEMORY: report.memory.load_bytes,
+    }
+    prefills = [run for run in runs if run.stage == PREFILL and "S" in run.bindings]
+    if prefills:
+        totals[Metric.CONTEXT_TOKENS] = sum(
+            run.count * run.bindings.get("B", 1) * run.bindings["S"] for run in prefills
+        )
+        totals[Metric.OUTPUT_TOKENS] = sum(
+            run.count * run.bindings.get("B", 1) for run in runs if run.stage in {PREFILL, DECODE}
+        )
+    kv_per_token = None if model is None else _kv_per_token(model, runs)
+    if kv_per_token is not None:
+        totals[Metric.KV_PER_TOKEN] = kv_per_token
+    served = serving_of(report)
+    if served:
+        totals[Metric.TTFT] = served[-1].ttft.seconds
+        if served[-1].tpot is not None:
+            totals[Metric.TPOT] = served[-1].tpot.seconds
+    return totals
+
+
+def _kv_per_token(model: AnalyticModel, runs: Sequence[StageRun]) -> Number | None:
+    """Return what one more token adds to the cache of one document; None for a model without a cache."""
+    for run in runs:
+        stage = model.stage(run.stage)
+        dim = next((dim for dim in (run.sweep, "S", "T") if dim in stage.dims), None)
+        if dim is not None and stage.kv_cache_text != "0":
+            one = {**run.bindings, "B": 1}  # one document
+            longer = {**one, dim: one[dim] + 1}
+            return stage.kv_cache_bytes_at(longer) - stage.kv_cache_bytes_at(one)
+    return None
+
+
+def _memory(report: Report) -> dict[str, Number]:
+    peak = _peak(report)
+    return {
+        "weights": report.memory.weight_bytes,
+        "KV cache": peak.peak_kv_cache_bytes,
+        "activations": peak.peak_activation_bytes,
+        "inputs": peak.peak_input_bytes,
+    }
+
+
+def _peak(report: Report) -> StageMemory:
+    return max(report.memory.stages, key=lambda stage: stage.peak_bytes)
+
+
+def _report_facts(report: Report) -> dict[str, str]:
+    facts = model_facts(report.model.name, report.model.variant)
+    facts["workload"] = report.workload
+    facts |= {f"{WORKLOAD}{name}": str(fact) for name, fact in report.workload_facts.items()}
+    if report.prediction is not None:
+        facts["device"] = report.prediction.device.name
+        facts["times"] = f"{report.prediction.method}, {report.prediction.traffic} traffic"
+        facts["runtime"] = report.prediction.runtime
+        facts |= {f"times: {name}": text for name, text in report.prediction.source.items()}
+    facts["routing"] = report.routing
+    facts["peak memory in"] = _peak(report).stage
+    return facts | {f"{VERSION}{name}": version for name, version in report.model.provenance.items()}
+
+
+def _cached(report: Report) -> frozenset[str]:
+    return frozenset(stage.stage for stage in report.memory.stages if stage.kv_cache_bytes)
+
+
+def _nodes(report: Report) -> dict[str, Node]:
+    """Return the modules that ran."""
+    stages = {
+        name: frozenset(stage for stage, modules in report.module_stages.items() if name in modules)
+        for name in report.total.modules
+    }
+    return {
+        name: Node(
+            id=name,
+            class_name=module.class_name,
+            parent=module.parent,
+            instances=module.instances,
+            stages=stages[name],
+            categories=frozenset(report.total.module_categories.get(name, {})) - {Category.HOST},
+        )
+        for name, module in report.total.modules.items()
+    }

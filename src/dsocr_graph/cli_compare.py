@@ -1,0 +1,247 @@
+"""The subcommand `compare`: models, variants, workloads, devices and runs side by side; needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsocr_graph.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsocr_graph.emit.compare_models import LeftOut
+    from dsocr_graph.workloads import Profile
+    from modelmeter.compare import Movement, Operand, SideBySide
+    from modelmeter.model import AnalyticModel
+    from modelmeter.workload import Workload
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+DEFAULT_DEVICE = "h200"
+FORMATS = ("markdown", "json", "csv")
+
+_OF_SIDES = ("calibration", "threshold", "fail_on", "lines")
+"""Options that say nothing to the table of models."""
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add the subcommand to those of a command line.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_parser(parser.add_subparsers())
+    >>> options = parser.parse_args(["compare", "deepseek-ocr:gundam", "deepseek-ocr:base", "--threshold", "5"])
+    >>> options.operands, options.threshold
+    (['deepseek-ocr:gundam', 'deepseek-ocr:base'], 5.0)
+    """
+    parser = commands.add_parser(
+        "compare",
+        help="set models, variants, workloads, devices or runs side by side",
+        description="Compare other sides with the first: totals, parts by stage, role and module, what changed and "
+        "why. Exit status 1 says that a total moved by more than the threshold.",
+    )
+    parser.add_argument(
+        "operands",
+        nargs="*",
+        metavar="SIDE",
+        help="a report.json, a model.json, a directory of `analyze`, a measurement, or a registered model "
+        "NAME[:VARIANT]",
+    )
+    parser.add_argument("--all", action="store_true", help="a table of every registered model and variant instead")
+    models = parser.add_argument_group("sides that are models")
+    models.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
+    models.add_argument("--mode", help="of models whose variant names none: Tiny, Small, Base, Large or Gundam")
+    models.add_argument("--batch", type=int, metavar="N", help="equal pages processed together")
+    models.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
+    models.add_argument("--device", help="a device that `dsocr-graph devices` lists; none: no times (default: h200)")
+    models.add_argument("--calibration", metavar="FILE", help="predict for the machine of this file instead")
+    gate = parser.add_argument_group("a check, for CI")
+    gate.add_argument("--threshold", type=float, metavar="PERCENT", help="largest change of a total that passes")
+    gate.add_argument(
+        "--fail-on",
+        metavar="TOTAL[,TOTAL...]",
+        help="of flops, bytes, time, memory and parameters (default: all that every side has)",
+    )
+    parser.add_argument("--lines", type=int, metavar="N", help='most lines of "what changed and why" (default: 12)')
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the standard output")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.all:
+        if options.operands or any(getattr(options, name) is not None for name in _OF_SIDES):
+            raise OptionError(
+                "--all is a table of every registered model on one device; leave out the sides and "
+                f"{', '.join('--' + name.replace('_', '-') for name in _OF_SIDES)}"
+            )
+        _write(_table_text(options), options.out)
+        return 0
+    if options.fail_on is not None and options.threshold is None:
+        raise OptionError("--fail-on names totals that may not move; say by how much with --threshold PERCENT")
+    if options.lines is not None and options.lines < 1:
+        raise OptionError(f"lines is {options.lines}; expected 1 or more")
+    compared = _compare(options)
+    moved = () if options.threshold is None else _movements(compared, options)
+    _write(_text(compared, options), options.out)
+    for movement in moved:
+        print(
+            f"{movement.metric.value} of {movement.label} moved by {movement.percent:+,.2f} %, the threshold is "
+            f"{options.threshold:g} %",
+            file=sys.stderr,
+        )
+    return 1 if moved else 0
+
+
+# --- sides
+
+
+def _compare(options: argparse.Namespace) -> SideBySide:
+    from dsocr_graph.time_models import choose_time_model
+    from modelmeter.compare import read_operand, set_side_by_side, sides_of
+
+    operands = [read_operand(text) for text in options.operands]
+    time_model = choose_time_model(device=_device(options), calibration=options.calibration)
+    profile = _profile(options)
+
+    def workload_of(operand: Operand) -> Workload:
+        assert operand.model is not None
+        return _bind(operand.model, operand.label, operand.variant, profile, options.mode)
+
+    return set_side_by_side(sides_of(operands, workload_of=workload_of, time_model=time_model))
+
+
+def _movements(compared: SideBySide, options: argparse.Namespace) -> Sequence[Movement]:
+    from modelmeter.compare import GATES, movements
+
+    if options.fail_on is not None:
+        gates = options.fail_on.split(",")
+    else:
+        gates = [gate for gate, metric in GATES.items() if all(metric in totals for totals in compared.totals)]
+    return movements(compared, gates, options.threshold)
+
+
+def _device(options: argparse.Namespace) -> str | None:
+    if options.device is None:
+        return DEFAULT_DEVICE if options.calibration is None else None
+    return None if options.device == "none" else options.device
+
+
+def _profile(options: argparse.Namespace) -> Profile:
+    from dsocr_graph.workloads import STANDARD, load_profile, override
+
+    profile = load_profile(STANDARD if options.workload is None else options.workload)
+    return override(profile, mode=options.mode, batch=options.batch, new_tokens=options.new_tokens)
+
+
+def _bind(model: AnalyticModel, label: str, variant: str | None, profile: Profile, mode: str | None) -> Workload:
+    """Return pages as a workload of a model, in the mode that its variant names.
+
+    A model that no one here knows by name takes pages as DeepSeek-OCR does.
+
+    Raises
+    ------
+    OptionError
+        When the pages run a stage that the model does not have, or are for a variant of another kind.
+    """
+    from dsocr_graph.models.registry import MODELS
+    from dsocr_graph.workloads import bind_profile, override
+    from dsocr_graph.workloads.profile import DTYPES
+
+    dtype = model.variant.get("dtype")
+    profile = override(profile, mode=mode or _mode_of(variant), dtype=dtype if dtype in DTYPES else None)
+    workload = MODELS[model.name].workload(profile) if model.name in MODELS else bind_profile(profile)
+    missing = sorted({run.stage for item in workload.items for run in item.runs} - {each.name for each in model.stages})
+    if missing:
+        raise OptionError(
+            f"profile {profile.name!r} runs {', '.join(missing)}, {label} has the stages "
+            f"{', '.join(each.name for each in model.stages)}; analyze it at a workload of its own and compare the "
+            "reports"
+        )
+    differing = [
+        f"{name} {workload.facts[name]}, not {value}"
+        for name, value in sorted(model.variant.items())
+        if name in workload.facts and str(workload.facts[name]) != value
+    ]
+    if differing:
+        raise OptionError(
+            f"the pages are for {', '.join(differing)} as {label} is; choose another --mode or --workload"
+        )
+    return workload
+
+
+def _mode_of(variant: str | None) -> str | None:
+    """Return the mode of pages that a variant is named after, if any.
+
+    Examples
+    --------
+    >>> _mode_of("gundam-eager"), _mode_of("bf16"), _mode_of(None)
+    ('Gundam', None, None)
+    """
+    from dsocr_graph.workloads import MODES
+
+    first = (variant or "").partition("-")[0]
+    return next((mode for mode in MODES if mode.lower() == first), None)
+
+
+# --- output
+
+
+def _text(compared: SideBySide, options: argparse.Namespace) -> str:
+    if options.format == "markdown":
+        from dsocr_graph.emit.compare_markdown import SHOWN_CHANGES, compare_to_markdown
+
+        return compare_to_markdown(compared, lines=options.lines or SHOWN_CHANGES)
+    from dsocr_graph.emit.compare_files import compare_to_csv, compare_to_json
+
+    return compare_to_json(compared) if options.format == "json" else compare_to_csv(compared)
+
+
+def _table_text(options: argparse.Namespace) -> str:
+    import modelmeter
+    from dsocr_graph.emit.compare_models import models_to_csv, models_to_json, models_to_markdown
+    from modelmeter.compare import table
+
+    models, workloads, left_out = _registered(options)
+    device = _device(options)
+    rows = table(models, workloads, None if device is None else modelmeter.load_device(device))
+    if options.format == "csv":
+        return models_to_csv(rows)
+    return (models_to_json if options.format == "json" else models_to_markdown)(rows, left_out)
+
+
+def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], dict[str, Workload], list[LeftOut]]:
+    """Return every registered model and variant with its workload, and those that the pages do not fit."""
+    from dsocr_graph.emit.compare_models import LeftOut
+    from modelmeter.registry import available, registered
+
+    profile = _profile(options)
+    models: dict[str, AnalyticModel] = {}
+    workloads: dict[str, Workload] = {}
+    left_out: list[LeftOut] = []
+    for name in available():
+        entry = registered(name)
+        for variant in sorted(entry.variants):
+            label = f"{name}:{variant}"
+            model = entry.load(variant)
+            try:
+                workloads[label] = _bind(model, label, variant, profile, options.mode)
+            except OptionError as error:
+                left_out.append(LeftOut(label=label, reason=str(error)))
+            else:
+                models[label] = model
+    return models, workloads, left_out
+
+
+def _write(text: str, out: Path | None) -> None:
+    if out is None:
+        print(text, end="")
+        return
+    from dsocr_graph.emit.files import write_artefacts
+
+    write_artefacts(out.parent, {out.name: text})
+    print(out)

@@ -1,0 +1,145 @@
+"""The subcommand `verify`: options in, a run beside the captured graph out; torch is imported only once it runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsocr_graph.cli_options import add_points, add_variant
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dsocr_graph.models.named_model import ModelVariant, NamedModel
+    from dsocr_graph.models.user_model import UserModel
+    from dsocr_graph.verification.records import Verification
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+_DEFAULTS = {"model": "deepseek-ocr-tiny", "mode": "Tiny", "dtype": "fp32", "attention": "sdpa", "moe": "grouped"}
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add the subcommand to those of a command line.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_parser(parser.add_subparsers())
+    >>> parser.parse_args(["verify", "--points", "decode:B=1,T=7"]).model
+    'deepseek-ocr-tiny'
+    """
+    parser = commands.add_parser(
+        "verify",
+        help="run a model and compare with its captured graph",
+        description="Run a model on the CPU with random weights and compare with its captured graph: module calls, "
+        "parent-child edges, shapes, operators, results, FLOPs and parameters. Every difference is listed with its "
+        "reason; the exit status is 1 when one has none.",
+    )
+    parser.add_argument(
+        "--model",
+        default=_DEFAULTS["model"],
+        help="by name, path of a config.json, or factory as package.module:function (default: %(default)s)",
+    )
+    add_points(parser.add_argument, "every stage at the sizes of its example inputs")
+    variant = parser.add_argument_group("variant")
+    variant.add_argument("--mode", default=_DEFAULTS["mode"], help="Tiny, Small, Base or Large (default: %(default)s)")
+    add_variant(variant.add_argument, dtype=_DEFAULTS["dtype"])
+    parser.add_argument("--seed", type=int, default=0, help="of random weights and inputs (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write verification.md and verification.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dsocr_graph.emit.files import write_artefacts
+    from dsocr_graph.emit.verification_json import verification_json
+    from dsocr_graph.emit.verification_markdown import verification_console, verification_markdown
+
+    verification = _verify(options)
+    print(verification_console(verification))
+    if options.out is not None:
+        files = write_artefacts(
+            options.out,
+            {
+                "verification.md": verification_markdown(verification, _command(options)),
+                "verification.json": verification_json(verification),
+            },
+        )
+        print(*files, sep="\n")
+    return 1 if verification.unexplained else 0
+
+
+def _verify(options: argparse.Namespace) -> Verification:
+    from dsocr_graph.models.named_model import NamedModel
+    from dsocr_graph.subjects import subject_of
+
+    subject = subject_of(options.model)
+    return _verify_named(subject, options) if isinstance(subject, NamedModel) else _verify_user_model(subject, options)
+
+
+def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verification:
+    from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.timing.plan import parse_point
+    from dsocr_graph.verification.verify import verify_model
+    from dsocr_graph.workloads import choose_profile
+
+    points = [parse_point(text) for text in options.points]
+    variant = named.variant(choose_profile(mode=options.mode, dtype=options.dtype), options.attention)
+    model, stages = named.build(variant)
+
+    def inputs(stage: str, bindings: Mapping[str, int]) -> list[Tensor]:
+        from dsocr_graph.timing.runner import runnable_of
+
+        return runnable_of(named, variant, "grouped").inputs(stage, bindings, device="cpu", seed=options.seed)
+
+    return verify_model(
+        model,
+        stages,
+        name=named.name,
+        variant=variant.facts(),
+        points=points,
+        inputs=None if named.runnable is None else inputs,
+        instead=_looping(named, variant, options.seed) if options.moe == "loop" else None,
+        seed=options.seed,
+        progress=progress_lines(),
+    )
+
+
+def _verify_user_model(model: UserModel, options: argparse.Namespace) -> Verification:
+    from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.subjects import points_of
+    from dsocr_graph.verification.verify import verify_model
+
+    return verify_model(
+        model.module,
+        model.stages,
+        name=model.name,
+        variant=model.facts,
+        points=points_of(options.points, model),
+        seed=options.seed,
+        progress=progress_lines(),
+    )
+
+
+def _looping(named: NamedModel, variant: ModelVariant, seed: int) -> dict[str, nn.Module]:
+    """Return the modules of all stages with the published loop over experts in them."""
+    from dsocr_graph.models.deepseek_ocr import STAGES
+    from dsocr_graph.timing.runner import runnable_of
+
+    runnable = runnable_of(named, variant, "loop")
+    model = runnable.load(device="cpu", seed=seed)
+    return {stage: runnable.stage_module(model, stage) for stage in STAGES}
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command line of a verification; what is by default is left out."""
+    words = ["dsocr-graph", "verify"]
+    for name, default in _DEFAULTS.items():
+        if getattr(options, name) != default:
+            words += [f"--{name}", getattr(options, name)]
+    for point in options.points:
+        words += ["--points", point]
+    return shlex.join(words + (["--seed", str(options.seed)] if options.seed else []))

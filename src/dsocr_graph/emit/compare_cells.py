@@ -1,0 +1,82 @@
+"""Cells of comparisons: a figure in the unit that its metric is read in, changes with their sign, percentages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelmeter.compare import Metric
+from modelmeter.units import format_binary_bytes, format_bytes, format_count, format_flops, format_seconds
+
+NOTHING = "-"
+"""What a side without the part or the figure has."""
+
+_MEMORY = (Metric.WEIGHT_BYTES, Metric.MEMORY, Metric.LOAD_MEMORY, Metric.KV_PER_TOKEN)
+
+
+def figure(metric: Metric, value: float | None) -> str:
+    """Write a figure; memory in binary units, traffic in SI units.
+
+    Examples
+    --------
+    >>> figure(Metric.MEMORY, 2**31), figure(Metric.BYTES, 2**31), figure(Metric.TIME, None)
+    ('2.00 GiB', '2.15 GB', '-')
+    """
+    return NOTHING if value is None else _format(metric)(value)
+
+
+def difference(metric: Metric, before: float | None, after: float | None) -> str:
+    """Write a change with its sign; a part that a side does not have counts as nothing.
+
+    Examples
+    --------
+    >>> difference(Metric.FLOPS, 2e9, 5e8), difference(Metric.FLOPS, None, 5e8), difference(Metric.FLOPS, 1, 1)
+    ('-1.50 GFLOP', '+500 MFLOP', '=')
+    """
+    change = (after or 0) - (before or 0)
+    if not change:
+        return "="
+    return ("+" if change > 0 else "") + _format(metric)(change)
+
+
+def percent(before: float | None, after: float | None) -> str:
+    """Write a change in percent of what it was.
+
+    Examples
+    --------
+    >>> percent(8, 10), percent(8, 8), percent(0, 3), percent(3, None), percent(10_000, 10_001)
+    ('+25.0 %', '=', 'new', 'gone', '+<0.1 %')
+    """
+    if (before or 0) == (after or 0):
+        return "="
+    if not before:
+        return "new"
+    if not after:
+        return "gone"
+    change = (after - before) / before * 100
+    if abs(change) < 0.05:  # rounds to 0.0
+        return "+<0.1 %" if change > 0 else "-<0.1 %"
+    return f"{change:+,.1f} %"
+
+
+def share_of_change(part: float, whole: float) -> str:
+    """Write how much of a change a part explains; negative where it works against it.
+
+    Examples
+    --------
+    >>> share_of_change(-3, -4), share_of_change(1, -4), share_of_change(1, 0)
+    ('75.0 %', '-25.0 %', '-')
+    """
+    return f"{part / whole * 100:,.1f} %" if whole else NOTHING
+
+
+def _format(metric: Metric) -> Callable[[float], str]:
+    if metric in _MEMORY:
+        return format_binary_bytes
+    return {
+        Metric.FLOPS: format_flops,
+        Metric.BYTES: format_bytes,
+        Metric.FUSED_BYTES: format_bytes,
+        Metric.TIME: format_seconds,
+        Metric.TTFT: format_seconds,
+        Metric.TPOT: format_seconds,
+    }.get(metric, format_count)

@@ -1,0 +1,209 @@
+"""A comparison as Markdown: what the sides are, totals, what changed and why, then by stage, role and module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, percent, share_of_change
+from dsocr_graph.emit.markdown_table import code, table
+from modelmeter.compare import Metric, Row, SideBySide
+from modelmeter.compare.changes import Change, Changes
+from modelmeter.compare.side import UNNAMED, VARIANT
+from modelmeter.costs import Number
+
+SHOWN_CHANGES = 12
+"""Lines of "what changed and why", the largest; the JSON has all."""
+
+SHOWN_MODULES = 15
+"""Modules that are shown, those that changed most; the JSON and the CSV have all."""
+
+SHOWN_REASONS = 6
+"""Reasons of one line."""
+
+LONG_FACT = 40
+"""Characters from which a fact that is the same on all sides is left out."""
+
+_ALWAYS = ("model", "workload", "device", "times")
+_SUMMED_UP = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.MEMORY, Metric.PARAMETERS)
+_SHOWN = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
+
+
+def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> str:
+    """Write a comparison as Markdown.
+
+    Parameters
+    ----------
+    compared : SideBySide
+        Two sides or more; the first is what the others are compared with.
+    lines : int
+        Most lines of "what changed and why"; the rest is summed up in one.
+    """
+    labels = [side.label for side in compared.sides]
+    title = " and ".join(labels[1:])
+    sections = [
+        f"# {title} compared with {labels[0]}",
+        _summary(compared),
+        _facts(compared, labels),
+        "## Totals",
+        _totals(compared, labels),
+    ]
+    for changes in compared.changes:
+        sections += _changes(changes, labels[0], lines)
+    leading = compared.ranked_by
+    sections += [f"## By stage: {leading.value}", _rows("stage", compared, compared.stages, leading)]
+    sections += _roles(compared)
+    sections += [f"## By module: {leading.value}", _modules(compared)]
+    if all(compared.memory):
+        sections += ["## Memory at the peak", _memory(compared, labels)]
+    return "\n\n".join(sections) + "\n"
+
+
+# --- what is compared
+
+
+def _summary(compared: SideBySide) -> str:
+    """Return a line for each other side: how its main totals moved."""
+    first, *others = compared.totals
+    return "\n".join(
+        f"- {side.label}: "
+        + ", ".join(
+            f"{metric.value} {percent(first[metric], totals[metric])}"
+            for metric in _SUMMED_UP
+            if metric in first and metric in totals
+        )
+        for side, totals in zip(compared.sides[1:], others, strict=True)
+    )
+
+
+def _facts(compared: SideBySide, labels: Sequence[str]) -> str:
+    """Return the facts that say what a side is, and all that differ; what is the same in all sides in one line."""
+    shown = [fact for fact in compared.facts if fact.differs or fact.name in _ALWAYS or fact.name.startswith(VARIANT)]
+    rows = [
+        [f"**{fact.name}**" if fact.differs else fact.name, *(value or NOTHING for value in fact.values)]
+        for fact in shown
+    ]
+    same = [
+        f"{fact.name} {fact.values[0]}"
+        for fact in compared.facts
+        if fact not in shown and len(fact.values[0] or "") < LONG_FACT
+    ]
+    parts = [table(["", *labels], rows, left=1 + len(labels))]
+    if same:
+        parts.append(f"The same on all sides: {', '.join(same)}.")
+    return "\n\n".join(parts)
+
+
+def _totals(compared: SideBySide, labels: Sequence[str]) -> str:
+    metrics = [metric for metric in Metric if any(metric in totals for totals in compared.totals)]
+    rows = [_total_cells(metric, [totals.get(metric) for totals in compared.totals]) for metric in metrics]
+    return table(["", *_header(labels)], rows)
+
+
+def _total_cells(metric: Metric, values: Sequence[Number | None]) -> list[str]:
+    """Return the cells of a total; where a side does not know it, nothing is said of its change."""
+    name, *cells = _cells(metric.value, metric, values)
+    count = len(values)
+    for index, value in enumerate(values[1:]):
+        if values[0] is None or value is None:
+            cells[count + 2 * index : count + 2 * index + 2] = [NOTHING, NOTHING]
+    return [name, *cells]
+
+
+def _memory(compared: SideBySide, labels: Sequence[str]) -> str:
+    names = dict.fromkeys(name for memory in compared.memory for name in memory)
+    rows = [_cells(name, Metric.MEMORY, [memory.get(name) for memory in compared.memory]) for name in names]
+    rows.append(_cells("**all**", Metric.MEMORY, [sum(memory.values()) for memory in compared.memory]))
+    return table(["", *_header(labels)], rows)
+
+
+# --- what changed and why
+
+
+def _changes(changes: Changes, first: str, lines: int) -> Iterator[str]:
+    yield f"## What changed and why: {changes.metric.value} of {changes.label}"
+    before, after = (figure(changes.metric, value) for value in (changes.before, changes.after))
+    if not changes.entries:
+        yield f"Nothing: {before} as in {first}, in every part."
+        return
+    yield (
+        f"From {before} ({first}) to {after} ({changes.label}), {percent(changes.before, changes.after)}. Each line "
+        "says how much of that it explains; a negative share works against it, and all lines add up to 100 %."
+    )
+    shown, rest = changes.entries[:lines], changes.entries[lines:]
+    texts = [f"**{_part(entry)}**: {_amounts(entry.before, entry.after, changes)}; {_why(entry)}" for entry in shown]
+    if rest:
+        sums = sum(entry.before for entry in rest), sum(entry.after for entry in rest)
+        texts.append(f"{len(rest)} smaller parts together: {_amounts(*sums, changes)}")
+    yield "\n".join(f"{rank}. {text}" for rank, text in enumerate(texts, 1))
+
+
+def _part(entry: Change) -> str:
+    return f"{entry.phase}, {entry.role.name}"
+
+
+def _amounts(before: Number, after: Number, changes: Changes) -> str:
+    metric, share = changes.metric, share_of_change(after - before, changes.difference)
+    return (
+        f"{difference(metric, before, after)}, {share} of the change "
+        f"({figure(metric, before)} → {figure(metric, after)})"
+    )
+
+
+def _why(entry: Change) -> str:
+    more = len(entry.reasons) - SHOWN_REASONS
+    return ", ".join((*entry.reasons[:SHOWN_REASONS], *([f"and {more} more"] if more > 0 else [])))
+
+
+# --- rows
+
+
+def _roles(compared: SideBySide) -> Iterator[str]:
+    for metric in (metric for metric in _SHOWN if metric in compared.additive):
+        yield f"## By role: {metric.value}"
+        if all(len({figures.get(metric, 0) for figures in row.figures}) == 1 for row in compared.roles):
+            yield "The same in every role."
+            continue
+        yield _rows("role", compared, compared.roles, metric)
+
+
+def _rows(title: str, compared: SideBySide, rows: Sequence[Row], metric: Metric) -> str:
+    """Return a table of rows that have the metric, and their sum."""
+    shown = [row for row in rows if any(figures.get(metric) for figures in row.figures)]
+    cells = [_cells(row.name, metric, [figures.get(metric) for figures in row.figures]) for row in shown]
+    cells.append(_cells("**all**", metric, [totals.get(metric) for totals in compared.totals]))
+    return table([title, *_header([side.label for side in compared.sides])], cells)
+
+
+def _modules(compared: SideBySide) -> str:
+    """Return the modules that changed most, one row for all others, and the sum."""
+    metric = compared.ranked_by
+    ranked = sorted(compared.modules, key=lambda row: (-_largest_change(row, metric), row.name))
+    changed = [row for row in ranked if _largest_change(row, metric)][:SHOWN_MODULES]
+    others = ranked[len(changed) :]
+    cells = [_cells(_module(row.name), metric, [figures.get(metric) for figures in row.figures]) for row in changed]
+    if others:
+        sums = [sum(row.figures[side].get(metric, 0) for row in others) for side in range(len(compared.sides))]
+        cells.append(_cells(f"{len(others)} more", metric, sums))
+    cells.append(_cells("**all**", metric, [totals.get(metric) for totals in compared.totals]))
+    return table(["module (its own operators)", *_header([side.label for side in compared.sides])], cells)
+
+
+def _largest_change(row: Row, metric: Metric) -> Number:
+    first, *others = (figures.get(metric, 0) for figures in row.figures)
+    return max(abs(other - first) for other in others)
+
+
+def _module(name: str) -> str:
+    return name if name == UNNAMED else code(name)
+
+
+def _header(labels: Sequence[str]) -> list[str]:
+    """Return the titles of the columns that `_cells` fills after the first."""
+    whose = [f" of {label}" if len(labels) > 2 else "" for label in labels[1:]]
+    return [*labels, *(title for label in whose for title in (f"change{label}", "%"))]
+
+
+def _cells(name: str, metric: Metric, values: Sequence[Number | None]) -> list[str]:
+    first = values[0]
+    changes = [text for value in values[1:] for text in (difference(metric, first, value), percent(first, value))]
+    return [name, *(figure(metric, value) for value in values), *changes]

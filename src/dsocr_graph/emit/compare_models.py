@@ -1,0 +1,131 @@
+"""The table of models at one workload, as Markdown, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from dsocr_graph.emit.compare_cells import figure
+from dsocr_graph.emit.markdown_table import table
+from modelmeter.compare import Metric, ModelRow
+from modelmeter.json_text import dump_json, whole
+
+MODELS_SCHEMA_VERSION = 1
+_COLUMNS = (
+    Metric.CONTEXT_TOKENS,
+    Metric.OUTPUT_TOKENS,
+    Metric.PARAMETERS,
+    Metric.WEIGHT_BYTES,
+    Metric.FLOPS,
+    Metric.BYTES,
+    Metric.KV_PER_TOKEN,
+    Metric.MEMORY,
+    Metric.TIME,
+    Metric.TTFT,
+    Metric.TPOT,
+)
+_BY_ROLE = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
+
+
+@frozen(kw_only=True)
+class LeftOut:
+    """A registered model that the workload says nothing to."""
+
+    label: str
+    reason: str
+
+
+def models_to_markdown(rows: Sequence[ModelRow], left_out: Sequence[LeftOut] = ()) -> str:
+    """Write the table of models: totals, then each role's share of time, FLOPs, bytes and parameters.
+
+    Examples
+    --------
+    >>> print(models_to_markdown([], [LeftOut(label="toy", reason="it has no stage `prefill`")]))
+    # Models at one workload
+    <BLANKLINE>
+    Left out:
+    <BLANKLINE>
+    - toy: it has no stage `prefill`
+    <BLANKLINE>
+    """
+    sections = ["# Models at one workload"]
+    if rows:
+        sections.append(_totals(rows))
+        for metric in _BY_ROLE:
+            if any(metric in row.totals for row in rows):
+                sections += [f"## By role: {metric.value}", _roles(rows, metric)]
+    if left_out:
+        sections += ["Left out:", "\n".join(f"- {each.label}: {each.reason}" for each in left_out)]
+    return "\n\n".join(sections) + "\n"
+
+
+def models_to_json(rows: Sequence[ModelRow], left_out: Sequence[LeftOut] = ()) -> str:
+    """Write the table of models as JSON: every figure in FLOPs, bytes and seconds."""
+    document: dict[str, Any] = {
+        "schema_version": MODELS_SCHEMA_VERSION,
+        "units": {metric.value: metric.unit for metric in Metric},
+        "models": [_document(row) for row in rows],
+        "left_out": {each.label: each.reason for each in left_out},
+    }
+    return dump_json(document, depths={"models": 4})
+
+
+def models_to_csv(rows: Sequence[ModelRow]) -> str:
+    """Write the table of models as CSV: a row of a model's totals, then one of each role."""
+    metrics = [metric for metric in Metric if any(metric in row.totals for row in rows)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    titles = [f"{metric.value} [{metric.unit}]" for metric in metrics]
+    writer.writerow(["label", "model", "variant", "workload", "role", *titles])
+    for row in rows:
+        facts = [row.label, row.model, _variant(row.variant), row.workload]
+        parts = {"": row.totals, **{role.name: figures for role, figures in row.roles.items()}}
+        for role, figures in parts.items():
+            writer.writerow(
+                [*facts, role, *(whole(figures[metric]) if metric in figures else "" for metric in metrics)]
+            )
+    return text.getvalue()
+
+
+def _totals(rows: Sequence[ModelRow]) -> str:
+    metrics = [metric for metric in _COLUMNS if any(metric in row.totals for row in rows)]
+    cells = [
+        [
+            row.label,
+            f"{row.model}: {_variant(row.variant)}",
+            row.workload,
+            *(figure(metric, row.totals.get(metric)) for metric in metrics),
+        ]
+        for row in rows
+    ]
+    return table(["", "model and variant", "workload", *(metric.value for metric in metrics)], cells, left=3)
+
+
+def _roles(rows: Sequence[ModelRow], metric: Metric) -> str:
+    roles = sorted({role for row in rows for role in row.roles}, key=lambda role: role.order)
+    shown = [role for role in roles if any(row.roles.get(role, {}).get(metric) for row in rows)]
+    cells = [[role.name, *(figure(metric, row.roles.get(role, {}).get(metric)) for row in rows)] for role in shown]
+    cells.append(["**all**", *(figure(metric, row.totals.get(metric)) for row in rows)])
+    return table(["role", *(row.label for row in rows)], cells)
+
+
+def _document(row: ModelRow) -> Mapping[str, Any]:
+    return {
+        "label": row.label,
+        "model": row.model,
+        "variant": dict(sorted(row.variant.items())),
+        "workload": row.workload,
+        "totals": {metric.value: number for metric, number in row.totals.items()},
+        "roles": {
+            role.name: {metric.value: number for metric, number in figures.items()}
+            for role, figures in row.roles.items()
+        },
+    }
+
+
+def _variant(variant: Mapping[str, str]) -> str:
+    return ", ".join(f"{fact} {value}" for fact, value in sorted(variant.items()))

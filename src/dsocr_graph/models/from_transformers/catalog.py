@@ -1,0 +1,171 @@
+"""Models of transformers by name, from the configuration files shipped here; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
+from dsocr_graph.models.from_transformers.configuration import read_settings, transformers_config
+from dsocr_graph.models.from_transformers.family import Family
+from dsocr_graph.workloads.request import Request
+from modelmeter.workload import WorkloadItem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dsocr_graph.models.from_transformers.variant import TransformersVariant
+    from dsocr_graph.models.stage_spec import StageSpec
+
+
+@frozen(kw_only=True)
+class TransformersModel:
+    """A model built from a transformers configuration.
+
+    Examples
+    --------
+    >>> model = CATALOG["qwen3-8b"]
+    >>> item = model.runs(Request(name="chat", prompt_tokens=512, new_tokens=1))
+    >>> item.runs[0].bindings
+    {'B': 1, 'S': 512}
+    """
+
+    name: str
+    description: str
+    source: str  # of the configuration
+    settings: Mapping[str, Any] = field(repr=False)  # the configuration file as it stands
+    family: Family
+
+    def config(self, variant: TransformersVariant) -> Mapping[str, object]:
+        """Return what decides the cost beside the variant; part of the cache key."""
+        return {"settings": dict(self.settings), "transformers": metadata.version("transformers")}
+
+    def build(self, variant: TransformersVariant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
+        """Return the model on `meta` and its stages; needs torch and transformers.
+
+        Raises
+        ------
+        ModelConfigError
+            When the installed transformers cannot build it, or sees another family in the configuration.
+        """
+        from dsocr_graph.models.from_transformers.families import class_of
+        from dsocr_graph.models.from_transformers.load import meta_model
+
+        config = transformers_config(self.settings, source=self.source)
+        model = meta_model(config, class_of(self.family, config), variant)
+        return model, self.family.stages(model, config, variant)
+
+    def runs(self, request: Request) -> WorkloadItem:
+        """Return what the model runs for a request; needs neither torch nor transformers.
+
+        Raises
+        ------
+        WorkloadError
+            When the model cannot do what is asked.
+        """
+        return self.family.runs(self.settings, request)
+
+
+def model_from_config(path: str | Path, *, name: str | None = None) -> TransformersModel:
+    """Return the model of any transformers configuration; its family is found by transformers' mappings.
+
+    Parameters
+    ----------
+    path
+        A config.json, or a directory that holds one.
+    name
+        Its name in reports; by default that of the directory, or of a file that is not called config.json.
+
+    Raises
+    ------
+    ConfigNotFoundError
+        When there is no such file.
+    ModelConfigError
+        When it is no configuration of a model that can be captured.
+    """
+    from dsocr_graph.models.from_transformers.families import family_of
+
+    settings = read_settings(path)
+    config = transformers_config(settings, source=str(path))
+    family, class_name = family_of(config)
+    return TransformersModel(
+        name=name or _default_name(Path(path)),
+        description=f"{class_name} of a configuration file",
+        source=str(path),
+        settings=settings,
+        family=family,
+    )
+
+
+def _default_name(path: Path) -> str:
+    stem = path.resolve().name if path.is_dir() else path.stem
+    return path.resolve().parent.name if stem == "config" else stem
+
+
+def _shipped(name: str, family: Family, *, description: str, source: str) -> TransformersModel:
+    with as_file(files("dsocr_graph.models.from_transformers") / "configs" / f"{name}.json") as file:
+        settings = read_settings(file)
+    return TransformersModel(name=name, description=description, source=source, settings=settings, family=family)
+
+
+CATALOG: Mapping[str, TransformersModel] = {
+    model.name: model
+    for model in (
+        _shipped(
+            "qwen3-8b",
+            causal_lm.FAMILY,
+            description="Qwen3-8B: dense decoder, 36 layers, 32 query heads on 8 of keys and values",
+            source="Qwen/Qwen3-8B: config.json",
+        ),
+        _shipped(
+            "qwen3-30b-a3b",
+            causal_lm.FAMILY,
+            description="Qwen3-30B-A3B: 48 layers of 128 experts, 8 for each token, 32 query heads on 4",
+            source="Qwen/Qwen3-30B-A3B: config.json",
+        ),
+        _shipped(
+            "deepseek-v3",
+            causal_lm.FAMILY,
+            description="DeepSeek-V3, 671B: 61 layers of latent attention, 58 with 256 experts, 8 for each token",
+            source="deepseek-ai/DeepSeek-V3: config.json, without its fp8 quantization and without the module that "
+            "predicts a second token",
+        ),
+        _shipped(
+            "deepseek-ocr-2",
+            image_text.FAMILY,
+            description="DeepSeek-OCR-2: SAM and query encoders, DeepSeek-V2 decoder with 64 experts; tiles of 768",
+            source="deepseek-ai/DeepSeek-OCR-2: config.json as transformers' conversion script "
+            "(convert_deepseek_ocr2_weights_to_hf.py) writes it",
+        ),
+        _shipped(
+            "qwen3-vl-8b",
+            image_text.FAMILY,
+            description="Qwen3-VL-8B: ViT of 27 layers at any page size, features of four depths, 36 decoder layers",
+            source="Qwen/Qwen3-VL-8B-Instruct: config.json",
+        ),
+        _shipped(
+            "got-ocr2",
+            image_text.FAMILY,
+            description="GOT-OCR2: SAM encoder, one view of 1024 pixels, Qwen2-0.5B decoder; eager attention only",
+            source="stepfun-ai/GOT-OCR-2.0-hf: config.json, whose sizes are transformers' GotOcr2Config defaults",
+        ),
+        _shipped(
+            "siglip-so400m-patch14-384",
+            image_encoder.FAMILY,
+            description="SigLIP-SO400M, the image encoder: ViT of 27 layers, 729 patches of 14 pixels, pooled",
+            source="google/siglip-so400m-patch14-384: vision_config of config.json",
+        ),
+        _shipped(
+            "whisper-large-v3",
+            speech.FAMILY,
+            description="Whisper large-v3: 30 s of 128 mel bins, 32 encoder and 32 decoder layers",
+            source="openai/whisper-large-v3: config.json",
+        ),
+    )
+}
+"""The shipped models, by name."""

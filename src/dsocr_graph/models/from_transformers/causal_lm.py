@@ -1,0 +1,79 @@
+"""The family of decoder-only language models: a prefill and a decode stage; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dsocr_graph.models.from_transformers.family import Family
+from dsocr_graph.workloads.errors import ContextTooLongError
+from dsocr_graph.workloads.request import InvalidRequestError, Request, generation_runs
+from modelmeter.workload import Fact, WorkloadItem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from dsocr_graph.models.from_transformers.variant import TransformersVariant
+    from dsocr_graph.models.stage_spec import StageSpec
+
+
+def stages(model: PreTrainedModel, config: PreTrainedConfig, variant: TransformersVariant) -> tuple[StageSpec, ...]:
+    """Return the stages of a language model on `meta`; the model itself knows its configuration and dtype."""
+    from dsocr_graph.models.from_transformers.causal_lm_stages import language_stages
+
+    return language_stages(model)
+
+
+def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
+    """Return what a language model runs for a request: it reads the text of each page in place of its image.
+
+    Raises
+    ------
+    InvalidRequestError
+        When nothing is left to read.
+    ContextTooLongError
+        When prompt and new tokens exceed the model's positions.
+
+    Examples
+    --------
+    >>> item = runs({"max_position_embeddings": 4096}, Request(name="chat", prompt_tokens=512, new_tokens=3))
+    >>> [(run.stage, run.count, run.bindings) for run in item.runs]
+    [('prefill', 1, {'B': 1, 'S': 512}), ('decode', 2, {'B': 1, 'T': 512})]
+    """
+    context = request.prompt_tokens + len(request.images) * request.page_text_tokens
+    if context == 0:
+        raise InvalidRequestError(
+            f"request {request.name!r} gives a language model nothing to read; give prompt_tokens, or images and "
+            "page_text_tokens"
+        )
+    longest = settings.get("max_position_embeddings")
+    if isinstance(longest, int) and context + request.new_tokens > longest:
+        raise ContextTooLongError(
+            f"request {request.name!r} takes {context:,} tokens of context and {request.new_tokens:,} new ones; the "
+            f"model has {longest:,} positions. Ask for fewer"
+        )
+    return WorkloadItem(
+        name=request.name,
+        documents=request.batch,
+        runs=generation_runs(request.batch, context, request.new_tokens),
+        facts={"context_tokens": context, "new_tokens": request.new_tokens, "batch": request.batch} | _ignored(request),
+    )
+
+
+def _ignored(request: Request) -> dict[str, Fact]:
+    ignored: list[str] = []
+    if request.images:
+        ignored.append("image pixels" if request.page_text_tokens else "images")
+    if request.audio_seconds:
+        ignored.append("audio_seconds")
+    return {"ignored": ", ".join(ignored)} if ignored else {}
+
+
+FAMILY = Family(
+    name="causal_lm",
+    description="decoder-only language models",
+    mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    main_input="input_ids",
+    stages=stages,
+    runs=runs,
+)

@@ -1,0 +1,138 @@
+"""The stages of a decoder-only language model as modules for `torch.export`, with example inputs and symbolic dims.
+
+Dims: B documents, S prompt tokens, T cached tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dsocr_graph.models.from_transformers.cache import (
+    CacheLayout,
+    cache_tensors,
+    empty_cache,
+    filled_cache,
+    fresh_cache,
+)
+from dsocr_graph.models.from_transformers.masks import masks_as_run
+from dsocr_graph.models.stage_spec import StageSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The largest value each symbolic dim is captured for; bounds keep the exporter's arithmetic in 64 bits.
+LARGEST = {"B": 4096, "S": 1 << 20, "T": 1 << 20}
+# Sizes of the example inputs. The exporter treats 0 and 1 by themselves, and takes equal sizes for one dim.
+EXAMPLE = {"B": 3, "S": 39, "T": 41}
+
+
+class LanguageStage(nn.Module):
+    """One stage of a language model, with tensors for inputs and outputs; the model is the attribute `root`.
+
+    The model's own forward runs as `generate` calls it: with a cache, for the logits of the last position only, and
+    without a padding mask, as for prompts of equal length.
+    """
+
+    def __init__(self, root: PreTrainedModel) -> None:
+        super().__init__()
+        self.root = root
+        self.empty = empty_cache(root.config)
+        self.options: dict[str, Any] = {"use_cache": True}
+        if "logits_to_keep" in inspect.signature(root.forward).parameters:
+            self.options["logits_to_keep"] = 1
+
+
+class PrefillStage(LanguageStage):
+    """The prompt of B documents of equal length."""
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[B, S] -> logits of the last position [B, 1, vocabulary] and the cache k0, v0, k1, ..."""
+        with masks_as_run():
+            output = self.root(input_ids=input_ids, past_key_values=fresh_cache(self.empty), **self.options)
+        return output.logits, cache_tensors(output.past_key_values)
+
+
+class DecodeStage(LanguageStage):
+    """One decode step of B documents with T cached tokens."""
+
+    def forward(self, input_ids: Tensor, *cache: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[B, 1] and k0, v0, ... -> logits [B, 1, vocabulary] and the cache of T + 1 tokens."""
+        with masks_as_run():
+            output = self.root(input_ids=input_ids, past_key_values=filled_cache(self.empty, cache), **self.options)
+        return output.logits, cache_tensors(output.past_key_values)
+
+
+def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
+    """Return the prefill and the decode stage of a model on `meta`.
+
+    Raises
+    ------
+    ModelConfigError
+        When a layer caches something else than keys and values.
+
+    Examples
+    --------
+    >>> from dsocr_graph.models.from_transformers.configuration import transformers_config
+    >>> from dsocr_graph.models.from_transformers.load import meta_model
+    >>> from dsocr_graph.models.from_transformers.variant import TransformersVariant
+    >>> config = transformers_config({"model_type": "qwen3", "num_hidden_layers": 2})
+    >>> prefill, decode = language_stages(meta_model(config, "Qwen3ForCausalLM", TransformersVariant()))
+    >>> prefill.dynamic_shapes, decode.kv_inputs
+    ({'input_ids': {0: Dim('B', min=1, max=4096), 1: Dim('S', min=1, max=1048576)}}, (1, 2, 3, 4))
+    """
+    prefill, decode = PrefillStage(model), DecodeStage(model)
+    layout = cache_layout(model)
+    B, S, T = (Dim(name, min=1, max=LARGEST[name]) for name in "BST")
+    cached = tuple(range(1, 1 + len(layout.tensors)))
+    return (
+        StageSpec(
+            name="prefill",
+            description="B documents of S tokens: logits of the last position and the cache",
+            module=prefill,
+            inputs=language_inputs(model, layout, "prefill", **EXAMPLE),
+            dynamic_shapes={"input_ids": {0: B, 1: S}},
+            root="root",
+            kv_outputs=cached,
+        ),
+        StageSpec(
+            name="decode",
+            description="one step of B documents with T cached tokens each",
+            module=decode,
+            inputs=language_inputs(model, layout, "decode", **EXAMPLE),
+            dynamic_shapes={"input_ids": {0: B}, "cache": layout.dynamic_shapes(B, T)},
+            root="root",
+            aliases=layout.aliases(),
+            kv_inputs=cached,
+            kv_outputs=cached,
+        ),
+    )
+
+
+def language_inputs(
+    model: PreTrainedModel,
+    layout: CacheLayout,
+    stage: str,
+    *,
+    B: int,
+    S: int = 1,
+    T: int = 0,
+) -> tuple[Tensor, ...]:
+    """Return inputs of a stage at some sizes, zeros on the model's device; `stage` is "prefill" or "decode"."""
+    ids = torch.zeros(B, S if stage == "prefill" else 1, dtype=torch.int64, device=model.device)
+    if stage == "prefill":
+        return (ids,)
+    return ids, *layout.example(batch=B, seen=T, dtype=model.dtype, device=model.device)
+
+
+def cache_layout(model: PreTrainedModel) -> CacheLayout:
+    """Return what a model caches, found by running it on two tokens; on `meta` that computes nothing."""
+    cache = empty_cache(model.config)
+    ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
+    with torch.no_grad(), masks_as_run():
+        model(input_ids=ids, past_key_values=cache, use_cache=True)
+    return CacheLayout.of(cache)

@@ -1,0 +1,127 @@
+"""Read a transformers configuration from its JSON file, without the network and without remote code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from dsocr_graph.errors import DsocrGraphError, ModelConfigError
+from dsocr_graph.workloads.limits import suggestion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+CONFIG_FILE = "config.json"
+LARGEST_FILE = 16 << 20  # bytes; published configurations take a few kilobytes
+
+
+class ConfigNotFoundError(DsocrGraphError, FileNotFoundError):
+    """No configuration at the path that was given."""
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Return the settings of a configuration file as they stand there; imports neither torch nor transformers.
+
+    Parameters
+    ----------
+    path
+        A JSON file, or a directory that holds a config.json.
+
+    Raises
+    ------
+    ConfigNotFoundError
+        When there is no such file.
+    ModelConfigError
+        When it is no JSON object with a model_type, or needs code that it does not bring along.
+
+    Examples
+    --------
+    >>> read_settings("no/such/config.json")
+    Traceback (most recent call last):
+    dsocr_graph.models.from_transformers.configuration.ConfigNotFoundError: no transformers configuration at \
+no/such/config.json; give a config.json, or a directory that holds one
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / CONFIG_FILE
+    if not file.is_file():
+        raise ConfigNotFoundError(
+            f"no transformers configuration at {file}; give a {CONFIG_FILE}, or a directory that holds one"
+        )
+    if file.stat().st_size > LARGEST_FILE:
+        raise ModelConfigError(
+            f"{file} holds {file.stat().st_size:,} bytes; a transformers configuration takes at most "
+            f"{LARGEST_FILE:,}. Give the model's {CONFIG_FILE}, not its weights"
+        )
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of the encoding as well
+        raise ModelConfigError(f"{file} is no JSON: {error}; give the {CONFIG_FILE} of a transformers model") from error
+    return _checked(settings, str(file))
+
+
+def _checked(settings: object, source: str) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise ModelConfigError(
+            f"{source} holds a JSON {type(settings).__name__}; expected an object with the key model_type"
+        )
+    known = cast("dict[str, Any]", settings)
+    if not isinstance(known.get("model_type"), str):
+        raise ModelConfigError(
+            f"{source} has no model_type; expected the {CONFIG_FILE} of a transformers model, which names one"
+        )
+    return known
+
+
+def transformers_config(settings: Mapping[str, Any], *, source: str = "the configuration") -> PreTrainedConfig:
+    """Return the transformers configuration that settings stand for.
+
+    Parameters
+    ----------
+    settings
+        What `read_settings` returned.
+    source
+        Where they are from, for messages.
+
+    Raises
+    ------
+    ModelConfigError
+        When the installed transformers has no such model_type, or refuses the settings.
+
+    Examples
+    --------
+    >>> config = transformers_config({"model_type": "qwen3", "num_hidden_layers": 2})
+    >>> type(config).__name__, config.num_hidden_layers
+    ('Qwen3Config', 2)
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = str(settings["model_type"])
+    if model_type not in CONFIG_MAPPING:
+        raise ModelConfigError(_unknown_type(settings, model_type, source, tuple(CONFIG_MAPPING.keys())))
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(dict(settings))
+    except Exception as error:  # the checks of a configuration class raise what they like
+        raise ModelConfigError(
+            f"{source} is no {model_type} that transformers {metadata.version('transformers')} can read: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}; correct that setting"
+        ) from error
+
+
+def _unknown_type(settings: Mapping[str, Any], model_type: str, source: str, known: tuple[str, ...]) -> str:
+    version = metadata.version("transformers")
+    if "auto_map" in settings:
+        return (
+            f"{source} is of model_type {model_type!r}, whose code is not in transformers {version} but in files "
+            "beside the weights (auto_map); such code is not run. Install a transformers that has the model, or give "
+            "a factory of your own"
+        )
+    near = suggestion(model_type, known).partition(" Known:")[0]
+    return (
+        f"{source} is of model_type {model_type!r}, which transformers {version} does not have; "
+        f"{near + ' ' if near.startswith('did') else ''}It knows {len(known)} types. Install a newer transformers, or "
+        "correct model_type"
+    )

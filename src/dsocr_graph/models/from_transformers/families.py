@@ -1,0 +1,83 @@
+"""The families, and which one a configuration belongs to by transformers' own mappings; imports no torch by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dsocr_graph.errors import ModelConfigError
+from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
+from dsocr_graph.models.from_transformers.family import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+FAMILIES: tuple[Family, ...] = (
+    # The first that fits wins: the narrower mapping comes first.
+    image_text.FAMILY,
+    speech.FAMILY,
+    causal_lm.FAMILY,
+    image_encoder.FAMILY,
+)
+
+
+def family_of(config: PreTrainedConfig) -> tuple[Family, str]:
+    """Return the family of a configuration and the name of the class to build.
+
+    A family takes a configuration when transformers maps its model_type to a class of the family that the
+    configuration's `architectures` name; without `architectures`, the mapping alone decides.
+
+    Raises
+    ------
+    ModelConfigError
+        When no family takes it.
+
+    Examples
+    --------
+    >>> from dsocr_graph.models.from_transformers.configuration import transformers_config
+    >>> family, class_name = family_of(transformers_config({"model_type": "qwen3"}))
+    >>> family.name, class_name
+    ('causal_lm', 'Qwen3ForCausalLM')
+    """
+    for family in FAMILIES:
+        class_name = _class_in(family, config)
+        if class_name is not None:
+            return family, class_name
+    raise ModelConfigError(_refusal(config, FAMILIES))
+
+
+def class_of(family: Family, config: PreTrainedConfig) -> str:
+    """Return the class to build for a configuration of a family that is known.
+
+    Raises
+    ------
+    ModelConfigError
+        When the family does not take it.
+    """
+    class_name = _class_in(family, config)
+    if class_name is None:
+        raise ModelConfigError(_refusal(config, (family,)))
+    return class_name
+
+
+def _refusal(config: PreTrainedConfig, tried: tuple[Family, ...]) -> str:
+    known = "; ".join(f"{family.name} ({family.description})" for family in tried)
+    return (
+        f"a configuration of model_type {config.model_type!r} with architectures {config.architectures or []} belongs "
+        f"to none of these families: {known}. Name one of transformers' classes for such a task in architectures, or "
+        "give a factory of your own"
+    )
+
+
+def _class_in(family: Family, config: PreTrainedConfig) -> str | None:
+    from transformers.models.auto import modeling_auto
+
+    from dsocr_graph.models.from_transformers.load import model_class
+
+    mappings: Any = modeling_auto
+    mapped = getattr(mappings, family.mapping).get(config.model_type, ())
+    candidates = (mapped,) if isinstance(mapped, str) else tuple(mapped)
+    for name in candidates:
+        named = not config.architectures or name in config.architectures
+        if named and getattr(model_class(name), "main_input_name", None) == family.main_input:
+            return name
+    return None

@@ -1,0 +1,42 @@
+"""Family: what models that run in the same stages have in common; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from dsocr_graph.models.from_transformers.variant import TransformersVariant
+    from dsocr_graph.models.stage_spec import StageSpec
+    from dsocr_graph.workloads.request import Request
+    from modelmeter.workload import WorkloadItem
+
+
+@frozen(kw_only=True)
+class Family:
+    """Models that run in the same stages.
+
+    Attributes
+    ----------
+    mapping : str
+        The mapping of transformers' `modeling_auto` whose classes form the family, such as
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES".
+    main_input : str
+        `main_input_name` of those classes, such as "input_ids".
+    stages : callable
+        (module on `meta`, transformers config, variant) to the stages to capture; needs torch.
+    runs : callable
+        (settings of the config file as they stand there, request) to what runs. Needs neither torch nor
+        transformers, so that a model that is compiled already is evaluated without them.
+    """
+
+    name: str
+    description: str
+    mapping: str
+    main_input: str
+    stages: Callable[[PreTrainedModel, PreTrainedConfig, TransformersVariant], tuple[StageSpec, ...]]
+    runs: Callable[[Mapping[str, Any], Request], WorkloadItem]

@@ -1,0 +1,52 @@
+"""Attention masks as transformers makes them when it runs, not as it makes them when it is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def masks_as_run() -> Generator[None]:
+    """Let transformers leave out the masks that it leaves out at run time; a stage's forward runs inside.
+
+    With "sdpa" a run makes no mask for one query, nor for a prompt without a cache: the kernel is causal by itself.
+    An exported model gets the mask all the same, which costs bytes and, with grouped queries, copies of keys and
+    values. Windowed attention gets no mask below its window and one from there on; here it always gets one, since
+    a graph holds for all lengths. So does a batch with padding.
+
+    Examples
+    --------
+    >>> from transformers import masking_utils
+    >>> with masks_as_run():
+    ...     masking_utils._ignore_causal_mask_sdpa(None, 1, 100, 99, 0)
+    True
+    """
+    from transformers import masking_utils
+
+    module: Any = masking_utils
+    replaced = {"_ignore_causal_mask_sdpa": _causal_is_free, "_ignore_bidirectional_mask_sdpa": _everything_is_seen}
+    before = {name: getattr(module, name) for name in replaced}
+    for name, rule in replaced.items():
+        setattr(module, name, rule)
+    try:
+        yield
+    finally:
+        for name, rule in before.items():
+            setattr(module, name, rule)
+
+
+def _causal_is_free(  # noqa: PLR0917 - called with transformers' positions
+    padding_mask: object,
+    q_length: int,
+    kv_length: int,
+    q_offset: int,
+    kv_offset: int,
+    local_attention_size: int | None = None,
+) -> bool:
+    return padding_mask is None and local_attention_size is None and q_length in (1, kv_length)
+
+
+def _everything_is_seen(padding_mask: object, kv_length: int, local_attention_size: int | None = None) -> bool:
+    return padding_mask is None and local_attention_size is None

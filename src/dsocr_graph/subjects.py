@@ -1,0 +1,112 @@
+"""Subjects: what an analysis is about, by name, configuration, factory or as a module, and at which sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsocr_graph.errors import OptionError
+from dsocr_graph.models.from_transformers import model_from_config
+from dsocr_graph.models.named_model import NamedModel
+from dsocr_graph.models.registry import MODELS, model_named, transformers_model
+from dsocr_graph.timing.plan import Point, parse_point
+from modelmeter.workload import StageRun, Workload, WorkloadItem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dsocr_graph.models.user_model import UserModel
+
+
+def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: object = None) -> NamedModel | UserModel:
+    """Return what an analysis is about.
+
+    Parameters
+    ----------
+    model : str, Path or nn.Module
+        A model by name, the path of a transformers configuration, a factory as ``package.module:function``, or a
+        module with its inputs.
+    inputs, dims
+        Of a module, as `dsocr_graph.models.user_model.user_model` takes them.
+
+    Raises
+    ------
+    UnknownModelError, ConfigNotFoundError, ModelConfigError, FactoryError
+        When the text names no model.
+    ModelInputError
+        When inputs or dims do not fit the module.
+    OptionError
+        When a module comes without inputs, or inputs without a module.
+
+    Examples
+    --------
+    >>> subject_of("deepseek-ocr").name
+    'deepseek-ocr'
+    """
+    if not isinstance(model, str | Path):
+        from dsocr_graph.models.user_model import user_model
+
+        if inputs is None:
+            raise OptionError(f"a {type(model).__name__} is analyzed with example inputs; give inputs")
+        return user_model(model, inputs, dims=dims)
+    if inputs is not None or dims is not None:
+        raise OptionError(f"inputs and dims belong to a module; model {str(model)!r} brings its own, leave them out")
+    if _names_factory(model):
+        from dsocr_graph.models.user_model import load_factory
+
+        return load_factory(str(model))
+    return named_or_configured(model)
+
+
+def named_or_configured(model: str | Path) -> NamedModel:
+    """Return the model of a name or of a transformers configuration's path.
+
+    Raises
+    ------
+    UnknownModelError, ConfigNotFoundError, ModelConfigError
+        When there is none.
+
+    Examples
+    --------
+    >>> named_or_configured("no/such/config.json")
+    Traceback (most recent call last):
+    dsocr_graph.models.from_transformers.configuration.ConfigNotFoundError: no transformers configuration at ...
+    """
+    if str(model) in MODELS:
+        return model_named(str(model))
+    path = Path(model)
+    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+        return transformers_model(model_from_config(path))
+    return model_named(str(model))
+
+
+def points_of(texts: Sequence[str], model: NamedModel | UserModel) -> tuple[Point, ...]:
+    """Return the sizes to analyze a model at: those of the texts, or else of a user's example inputs.
+
+    Raises
+    ------
+    PlanError
+        When a text is no point.
+    """
+    if texts or isinstance(model, NamedModel):
+        return tuple(map(parse_point, texts))
+    return tuple(Point(stage=stage, bindings=sizes) for stage, sizes in model.sizes.items())
+
+
+def points_workload(points: Sequence[Point]) -> Workload:
+    """Return a workload that runs each point once.
+
+    Examples
+    --------
+    >>> points_workload([Point(stage="decode", bindings={"B": 1, "T": 913})]).name
+    'decode B=1, T=913'
+    """
+    runs = tuple(StageRun(stage=point.stage, count=1, bindings=point.bindings) for point in points)
+    name = "; ".join(point.text for point in points)
+    return Workload(name=name, items=(WorkloadItem(name="points", documents=1, runs=runs),))
+
+
+def _names_factory(model: str | Path) -> bool:
+    """Whether a text is a factory: a colon, and no file of that name."""
+    return ":" in str(model) and not Path(model).exists()

@@ -1,0 +1,311 @@
+"""Comparisons of one run with its graph: each returns what was compared and how every difference is explained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, nn
+
+from dsocr_graph.scopes import CallGraph
+from dsocr_graph.timing.module_calls import compare_calls
+from dsocr_graph.verification.expect import Expected, called_modules
+from dsocr_graph.verification.observe import Observed, Sized, sized
+from dsocr_graph.verification.records import Check, Decomposition, Difference, Reason, Subject
+from dsocr_graph.verification.replayed import ReplayedCall, ReplayedGraph
+
+# Operators by which a constant of the code becomes a tensor of its own; the graph holds the constant itself.
+_LIFTED = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_"})
+
+
+@frozen(kw_only=True)
+class StageRun:
+    """A stage, run and replayed on the same inputs."""
+
+    stage: str
+    grouped: CallGraph
+    first_paths: Mapping[str, str]  # every path of every module -> the first path of the same module
+    seen: Observed
+    said: Expected
+    replayed: ReplayedGraph
+    wrapped: bool  # whether the stage is a module around the model, that may call methods of it
+    same_weights: bool  # whether what ran is what was captured
+
+    def node(self, path: str) -> str:
+        """Return the id of a module in the call graph."""
+        return self.grouped.ids[path]
+
+
+def module_calls(run: StageRun, counted: Counter[str], *, subject: Subject = Subject.CALLS) -> Check:
+    """Compare how often each module was called, as somebody counted it, the instances of a node together."""
+    counts = compare_calls(run.grouped, run.stage, counted)
+    paths = {node.id: node.paths for node in run.grouped.nodes}
+    return Check(
+        subject=subject,
+        compared=len(counts),
+        unit="modules",
+        differences=tuple(
+            Difference(
+                subject=subject,
+                module=count.module,
+                what="calls",
+                run=str(count.counted),
+                graph=str(count.expected),
+                reason=_why_calls(run, paths[count.module], count.counted, count.expected),
+            )
+            for count in counts
+            if count.counted != count.expected
+        ),
+    )
+
+
+def _why_calls(run: StageRun, paths: Sequence[str], counted: int, expected: int) -> Reason | None:
+    if not counted and ((run.wrapped and "" in paths) or not any(path in run.said.entered for path in paths)):
+        return Reason.METHOD
+    if not expected and not any(_inside(module, path) for module, _ in run.seen.operators for path in paths):
+        return Reason.NO_OPERATOR
+    return Reason.LOOP if all(_in_loop(run, path) for path in paths) else None
+
+
+def edges(run: StageRun) -> Check:
+    """Compare which module calls which, and how often."""
+
+    def why(edge: tuple[str, str], ran: int, graph: int) -> Reason | None:
+        caller, called = edge
+        if ran and not graph and not any(_inside(module, called) for module, _ in run.seen.operators):
+            return Reason.NO_OPERATOR
+        if _called_from_elsewhere(run, called):
+            return Reason.ELSEWHERE
+        return Reason.LOOP if _in_loop(run, caller) or _in_loop(run, called) else None
+
+    found = [
+        Difference(
+            subject=Subject.EDGES,
+            module=run.node(edge[1]),
+            what=f"called by {run.node(edge[0]) or '(root)'}",
+            run=str(ran),
+            graph=str(graph),
+            reason=why(edge, ran, graph),
+        )
+        for edge, ran, graph in _unequal(run.seen.edges, run.said.edges)
+    ]
+    compared = len(run.seen.edges.keys() | run.said.edges.keys())
+    return Check(subject=Subject.EDGES, compared=compared, unit="edges", differences=_folded(found))
+
+
+def _called_from_elsewhere(run: StageRun, called: str) -> bool:
+    """Whether a module is called by one that does not contain it, as often as the graph says it is called."""
+    callers = [caller for caller, target in run.seen.edges if target == called]
+    ran = sum(run.seen.edges[caller, called] for caller in callers)
+    said = sum(count for (_, target), count in run.said.edges.items() if target == called)
+    return ran == said and any(not _inside(called, caller) for caller in callers)
+
+
+def shapes(run: StageRun) -> Check:
+    """Compare the tensors that pass into and out of each module that is called.
+
+    What a module reads from outside it was given, what others read of it it returned, and what it returned was made in
+    it or given to it.
+    """
+    found: list[Difference] = []
+    compared = 0
+    for path in sorted(run.seen.calls.keys() & run.said.entered):
+        given, returned = run.seen.inputs[path], run.seen.outputs[path]
+        reads, leaves = run.said.reads.get(path), run.said.leaves.get(path)
+        if reads is not None:
+            compared += len(reads.tensors)
+            found += _passed(run, path, "reads", reads.tensors - given, reads.cached)
+        if leaves is not None:
+            compared += len(leaves.tensors)
+            found += _passed(run, path, "passes on", leaves.tensors - returned, leaves.cached)
+        compared += len(returned)
+        strange = returned - given - run.said.made.get(path, frozenset())
+        found += [_shape(run, path, f"returns {sized_text(item)}", ran=True) for item in sorted(strange)]
+    return Check(subject=Subject.SHAPES, compared=compared, unit="tensors", differences=_folded(found))
+
+
+def _passed(
+    run: StageRun, path: str, verb: str, lacking: Iterable[Sized], cached: frozenset[Sized]
+) -> list[Difference]:
+    return [
+        _shape(run, path, f"{verb} {sized_text(item)}", ran=False, reason=Reason.CACHE if item in cached else None)
+        for item in sorted(lacking)
+    ]
+
+
+def _shape(run: StageRun, path: str, what: str, *, ran: bool, reason: Reason | None = None) -> Difference:
+    if reason is None and run.wrapped and not path:
+        reason = Reason.METHOD  # the stage runs operators in methods of the model, outside its call
+    if reason is None and _in_loop(run, path):
+        reason = Reason.LOOP
+    run_text, graph_text = ("yes", "no") if ran else ("no", "yes")
+    return Difference(
+        subject=Subject.SHAPES, module=run.node(path), what=what, run=run_text, graph=graph_text, reason=reason
+    )
+
+
+def sizes(run: StageRun, bound: Callable[[ReplayedCall], tuple[Sized, ...]]) -> Check:
+    """Compare the shape of every result with its symbolic shape at the sizes of the run.
+
+    Parameters
+    ----------
+    run : StageRun
+        The run.
+    bound : callable
+        Returns what the graph says of the results of a call.
+    """
+    found = [
+        Difference(
+            subject=Subject.SIZES,
+            module=run.node(item.call.module),
+            what=f"result of {item.call.op}",
+            run=", ".join(map(sized_text, item.results)),
+            graph=", ".join(map(sized_text, said)),
+        )
+        for item in run.replayed.calls
+        if (said := bound(item)) != item.results
+    ]
+    compared = sum(len(item.results) for item in run.replayed.calls)
+    return Check(subject=Subject.SIZES, compared=compared, unit="results", differences=_folded(found))
+
+
+def operators(run: StageRun) -> Check:
+    """Compare what each module dispatches with what the captured calls of the same module dispatch when replayed."""
+    said: Counter[tuple[str, str]] = Counter()
+    for item in run.replayed.calls:
+        chain = called_modules(item.call, run.first_paths)
+        for op, count in item.dispatched.items():
+            said[chain[-1] if chain else "", op] += count
+
+    def why(module: str, op: str, ran: int, graph: int) -> Reason | None:
+        if _in_loop(run, module):
+            return Reason.LOOP
+        return Reason.CONSTANT if ran > graph and op in _LIFTED else None
+
+    found = [
+        Difference(
+            subject=Subject.OPERATORS,
+            module=run.node(module),
+            what=op,
+            run=str(ran),
+            graph=str(graph),
+            reason=why(module, op, ran, graph),
+        )
+        for (module, op), ran, graph in _unequal(run.seen.operators, said)
+    ]
+    compared = len(run.seen.operators.keys() | said.keys())
+    return Check(subject=Subject.OPERATORS, compared=compared, unit="operators by module", differences=_folded(found))
+
+
+def decompositions(replayed: ReplayedGraph) -> tuple[Decomposition, ...]:
+    """Return what each captured operator was dispatched as, the most frequent first."""
+    counted = Counter((item.call.op, tuple(sorted(item.dispatched.items()))) for item in replayed.calls)
+    return tuple(
+        Decomposition(op=op, runs=dict(runs), calls=calls)
+        for (op, runs), calls in sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
+    )
+
+
+def results(run: StageRun) -> Check:
+    """Compare the results of the run with those of the replayed graph, bit by bit, where the weights are the same."""
+    pairs = list(zip(run.seen.results, run.replayed.results, strict=True)) if run.same_weights else []
+    found = tuple(
+        Difference(
+            subject=Subject.RESULTS,
+            module="",
+            what=f"result {position}",
+            run=sized_text(sized(ran)),
+            graph=f"{sized_text(sized(said))}, other values",
+            reason=Reason.LOST_CONSTANTS if run.replayed.constants else None,
+        )
+        for position, (ran, said) in enumerate(pairs)
+        if not _equal(ran, said)
+    )
+    return Check(subject=Subject.RESULTS, compared=len(pairs), unit="tensors", differences=found)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+class FlopCounts(NamedTuple):
+    """FLOPs of matrix products."""
+
+    total: int
+    modules: Mapping[str, int]  # by path as torch counts, by node id as the model has them
+
+
+def flops(run: StageRun, counted: FlopCounts, modelled: FlopCounts) -> Check:
+    """Compare FLOPs by torch's counter with those of the analytic model, in all and of each module that is called."""
+    rows = [("", "in all", counted.total, modelled.total)]
+    for node in run.grouped.nodes:
+        called = [path for path in node.paths if path in counted.modules]
+        if called:
+            ran = sum(counted.modules[path] for path in called)
+            rows.append((node.id, "in the module", ran, modelled.modules.get(node.id, 0)))
+    found = tuple(
+        Difference(subject=Subject.FLOPS, module=module, what=what, run=f"{ran:,}", graph=f"{said:,}")
+        for module, what, ran, said in rows
+        if ran != said
+    )
+    return Check(subject=Subject.FLOPS, compared=len(rows), unit="modules", differences=found)
+
+
+def parameters(root: nn.Module, grouped: CallGraph) -> Check:
+    """Compare the parameters of a module with those of the call graph, in all and of each node itself."""
+    owned: Counter[str] = Counter()
+    for name, parameter in root.named_parameters():
+        owned[name.rpartition(".")[0]] += parameter.numel()
+    rows = [("", "in all", sum(owned.values()), sum(node.parameters for node in grouped.nodes))]
+    rows += [(node.id, "own", sum(owned[path] for path in node.paths), node.parameters) for node in grouped.nodes]
+    found = tuple(
+        Difference(subject=Subject.PARAMETERS, module=module, what=what, run=f"{held:,}", graph=f"{said:,}")
+        for module, what, held, said in rows
+        if held != said
+    )
+    return Check(subject=Subject.PARAMETERS, compared=len(rows), unit="modules", differences=found)
+
+
+def sized_text(item: Sized) -> str:
+    """Write a shape and type as text.
+
+    Examples
+    --------
+    >>> sized_text(((2, 7), "float32"))
+    '[2, 7] float32'
+    """
+    shape, dtype = item
+    return f"{list(shape)} {dtype}"
+
+
+def _inside(path: str, outer: str) -> bool:
+    return not outer or path == outer or path.startswith(f"{outer}.")
+
+
+_GROUPED = frozenset({"dsocr_graph::grouped_linear", "aten::_grouped_mm"})
+
+
+def _in_loop(run: StageRun, path: str) -> bool:
+    """Whether a module is, or is inside, one that runs experts one by one where the graph has a grouped product."""
+    for item in run.replayed.calls:
+        if item.call.op in _GROUPED:
+            experts = item.call.module
+            looped = any(caller == experts for caller, _ in run.seen.edges)
+            if looped and _inside(path, experts):
+                return True
+    return False
+
+
+def _unequal(
+    ran: Mapping[tuple[str, str], int], said: Mapping[tuple[str, str], int]
+) -> list[tuple[tuple[str, str], int, int]]:
+    keys = sorted(ran.keys() | said.keys())
+    return [(key, ran.get(key, 0), said.get(key, 0)) for key in keys if ran.get(key, 0) != said.get(key, 0)]
+
+
+def _folded(found: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Return equal differences of the instances of a node as one."""
+    return tuple(evolve(difference, instances=count) for difference, count in Counter(found).items())

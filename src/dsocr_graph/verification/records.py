@@ -1,0 +1,119 @@
+"""The records of a verification: what was compared, what differs, and why; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from attrs import field, frozen
+
+
+class Subject(StrEnum):
+    """What of a run is compared with the captured graph."""
+
+    CALLS = "module calls"
+    TORCHLENS = "module calls, TorchLens"
+    EDGES = "parent-child edges"
+    SHAPES = "module inputs and outputs"
+    SIZES = "symbolic sizes"
+    OPERATORS = "operators"
+    RESULTS = "results"
+    FLOPS = "FLOPs"
+    PARAMETERS = "parameters"
+
+
+class Reason(StrEnum):
+    """Why a run and a graph may differ; each is given only where its condition was checked."""
+
+    METHOD = "runs in a method of the module, outside any call of it that a hook would see"
+    NO_OPERATOR = "runs no operator, so that the graph holds nothing of it"
+    ELSEWHERE = "called by a module that does not contain it: the graph files it under its own path"
+    CACHE = "part of the KV cache, which passes in an object beside the tensors"
+    CONSTANT = "a constant of the code: lifted out when the graph is captured"
+    LOOP = "runs a loop over experts, the graph their grouped product"
+    LOST_CONSTANTS = "the graph keeps no values of the code's constants, so that a replay has others"
+
+
+@frozen(kw_only=True)
+class Difference:
+    """One way in which a run and the captured graph differ."""
+
+    subject: Subject
+    module: str  # id in the call graph; "" is the root
+    what: str  # such as "calls", "aten::add", "reads [2, 7, 64] fp32"
+    run: str  # as the run had it
+    graph: str  # as the graph has it
+    instances: int = 1  # modules of that id with the same difference
+    reason: Reason | None = None  # None: unexplained
+
+
+@frozen(kw_only=True)
+class Check:
+    """How much of one subject was compared in a stage."""
+
+    subject: Subject
+    compared: int  # pairs of a figure of the run and one of the graph
+    unit: str  # what a pair is of, such as "modules"
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def unexplained(self) -> tuple[Difference, ...]:
+        """The differences without a reason."""
+        return tuple(difference for difference in self.differences if difference.reason is None)
+
+
+@frozen(kw_only=True)
+class Decomposition:
+    """What a captured operator runs as, below autograd."""
+
+    op: str  # as captured
+    runs: Mapping[str, int]  # operator -> calls of it in one call; empty: it returns its input
+    calls: int  # that ran so
+
+    @property
+    def why(self) -> str:
+        """Why the names of the graph and of the run are not the same here."""
+        if not self.runs:
+            return "dispatches nothing: it returns its input"
+        return "itself" if dict(self.runs) == {self.op: 1} else "composite: decomposes before it is dispatched"
+
+
+@frozen(kw_only=True)
+class StageVerification:
+    """One stage, run and compared with its graph."""
+
+    stage: str
+    bindings: Mapping[str, int] = field(converter=dict[str, int])
+    checks: tuple[Check, ...]
+    decompositions: tuple[Decomposition, ...]
+    flops: int  # of matrix products, as the analytic model has them
+    operators: int  # calls of the captured graph
+
+    @property
+    def unexplained(self) -> tuple[Difference, ...]:
+        """The differences without a reason."""
+        return tuple(difference for check in self.checks for difference in check.unexplained)
+
+
+@frozen(kw_only=True)
+class Verification:
+    """A model, run and compared with its captured graph, stage by stage.
+
+    Examples
+    --------
+    >>> parameters = Check(subject=Subject.PARAMETERS, compared=3, unit="modules")
+    >>> Verification(model="toy", variant={}, torch="2.13.0", parameters=parameters, stages=()).unexplained
+    ()
+    """
+
+    model: str
+    variant: Mapping[str, str]
+    torch: str  # version
+    parameters: Check
+    stages: tuple[StageVerification, ...]
+
+    @property
+    def unexplained(self) -> tuple[Difference, ...]:
+        """The differences of all stages without a reason."""
+        found = (difference for stage in self.stages for difference in stage.unexplained)
+        return (*self.parameters.unexplained, *found)

@@ -1,0 +1,130 @@
+"""Comparisons as Markdown, JSON and CSV."""
+
+import csv
+import io
+import json
+import re
+from types import ModuleType
+
+import pytest
+from attrs import evolve
+
+import modelmeter
+from dsocr_graph.emit.compare_files import compare_to_csv, compare_to_json
+from dsocr_graph.emit.compare_markdown import compare_to_markdown
+from modelmeter.compare import Metric, Side, SideBySide, set_side_by_side, side_of_report
+from modelmeter.evaluate import evaluate
+
+
+@pytest.fixture
+def sides(toy: ModuleType) -> list[Side]:
+    """Return the toy with 3 steps, with 4, and with 4 in another variant whose head never runs."""
+    item = toy.toy_workload().items[0]
+    four = evolve(toy.toy_workload(), items=(evolve(item, runs=(item.runs[0], evolve(item.runs[1], count=4))),))
+    model = toy.toy_model()
+    headless = evolve(
+        model,
+        variant={"dtype": "bf16", "attention": "none", "head": "none"},
+        leaves=tuple(leaf for leaf in model.leaves if leaf.module != "lm_head"),
+    )
+    made = [("three", model, toy.toy_workload()), ("four", model, four), ("headless", headless, four)]
+    device = modelmeter.load_device("h200")
+    return [
+        side_of_report(evaluate(each, workload, device=device), label=label, model=each)
+        for label, each, workload in made
+    ]
+
+
+@pytest.fixture
+def compared(sides: list[Side]) -> SideBySide:
+    """Return the first two, by FLOPs."""
+    return set_side_by_side(sides[:2], ranked_by=Metric.FLOPS)
+
+
+def row_of(text: str, section: str, name: str) -> list[str]:
+    """Return the cells of a row of a section's table."""
+    body = text.split(f"## {section}\n")[1].partition("\n## ")[0]
+    line = next(line for line in body.splitlines() if line.startswith(f"| {name} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_markdown_says_what_moved_and_why(compared: SideBySide) -> None:
+    """A fourth step adds 2,048 FLOPs to 8,288, all of it in the decoder: 24.7 %."""
+    text = compare_to_markdown(compared)
+    assert text.startswith("# four compared with three\n\n- four: time ")
+    assert "FLOPs +24.7 %" in text.splitlines()[2]
+    assert row_of(text, "Totals", "FLOPs") == ["FLOPs", "8.29 kFLOP", "10.3 kFLOP", "+2.05 kFLOP", "+24.7 %"]
+    assert row_of(text, "Totals", "parameters")[-2:] == ["=", "="]
+    assert (
+        "1. **decode, decoder: other**: +2.05 kFLOP, 100.0 % of the change (4.61 kFLOP → 6.66 kFLOP); "
+        "decode executions 3 → 4, decode mean T 6 → 6.5\n"
+    ) in text
+    assert "## By role: parameters\n\nThe same in every role.\n" in text
+    assert row_of(text, "By module: FLOPs", "`model.layers.[0-1].up`")[-2:] == ["+2.05 kFLOP", "+34.8 %"]
+
+
+def test_markdown_names_model_and_variant_of_each_side(sides: list[Side]) -> None:
+    """The fact that differs is in bold; one that a variant lacks is a dash."""
+    text = compare_to_markdown(set_side_by_side([sides[1], sides[2]]))
+    assert re.search(r"\| model +\| toy +\| toy +\|", text)
+    assert re.search(r"\| \*\*variant: head\*\* +\| - +\| none +\|", text)
+    assert "only in four: `lm_head` (Linear)" in text
+
+
+def test_markdown_shows_as_many_lines_as_asked_and_sums_up_the_rest(sides: list[Side]) -> None:
+    """What is not shown is one line more, so that the shares still add up to 100 %."""
+    text = compare_to_markdown(set_side_by_side([sides[0], sides[2]], ranked_by=Metric.BYTES), lines=1)
+    lines = re.findall(r"^\d+\. .*?([-\d.,]+) % of the change", text, flags=re.MULTILINE)
+    assert re.search(r"^2\. \d+ smaller parts together: ", text, flags=re.MULTILINE)
+    assert sum(float(share.replace(",", "")) for share in lines) == pytest.approx(100, abs=0.1)
+
+
+def test_markdown_of_equal_sides_says_that_nothing_changed(sides: list[Side]) -> None:
+    """A comparison of a thing with itself is no error."""
+    text = compare_to_markdown(set_side_by_side([sides[0], evolve(sides[0], label="again")], ranked_by=Metric.FLOPS))
+    assert "Nothing: 8.29 kFLOP as in three, in every part." in text
+
+
+def test_three_sides_have_a_change_each(sides: list[Side]) -> None:
+    """Columns name the side that changed, and each has its own reasons."""
+    text = compare_to_markdown(set_side_by_side(sides, ranked_by=Metric.FLOPS))
+    assert "| change of four |" in text
+    assert "## What changed and why: FLOPs of headless" in text
+    # headless: 8288 + 2048 - 1440 of the head
+    assert row_of(text, "Totals", "FLOPs")[3:] == ["8.90 kFLOP", "+2.05 kFLOP", "+24.7 %", "+608 FLOP", "+7.3 %"]
+
+
+def test_json_has_every_figure_and_reason(compared: SideBySide) -> None:
+    """Lists have one entry a side; shares of the changes add up to one."""
+    document = json.loads(compare_to_json(compared))
+    assert document["schema_version"] == 1
+    assert document["sides"] == ["three", "four"]
+    assert document["totals"]["FLOPs"] == [8288, 10336]
+    assert document["roles"]["head"]["FLOPs"] == [1440, 1440]
+    assert document["modules"]["lm_head"]["parameters"] == [80, 80]
+    (changes,) = document["changes"]
+    assert (changes["side"], changes["metric"], changes["before"], changes["after"]) == ("four", "FLOPs", 8288, 10336)
+    assert sum(entry["share"] for entry in changes["entries"]) == 1
+    assert changes["entries"][0]["why"] == ["decode executions 3 → 4", "decode mean T 6 → 6.5"]
+
+
+def test_csv_rows_add_up_to_the_totals(sides: list[Side]) -> None:
+    """Roles and modules are each the whole of every side, and the changes are the whole change."""
+    table = list(csv.DictReader(io.StringIO(compare_to_csv(set_side_by_side(sides, ranked_by=Metric.FLOPS)))))
+    flops = [row for row in table if row["metric"] == "FLOPs"]
+    (total,) = [row for row in flops if row["split"] == "total"]
+    for split in ("stage", "role", "module"):
+        rows = [row for row in flops if row["split"] == split]
+        for label in ("three", "four", "headless"):
+            assert sum(int(row[label] or 0) for row in rows) == int(total[label])
+    changes = [row for row in flops if row["split"] == "change"]
+    assert sum(int(row["change of headless"] or 0) for row in changes) == int(total["change of headless"]) == 608
+    assert {row["why"] for row in changes if row["change of four"]} == {
+        "decode executions 3 → 4; decode mean T 6 → 6.5"
+    }
+
+
+def test_the_same_sides_give_the_same_bytes(sides: list[Side]) -> None:
+    """Nothing depends on when or in which process it is written."""
+    for write in (compare_to_markdown, compare_to_json, compare_to_csv):
+        assert write(set_side_by_side(sides)) == write(set_side_by_side(list(sides)))

@@ -1,0 +1,52 @@
+"""The table of models as Markdown, JSON and CSV."""
+
+import csv
+import io
+import json
+from types import ModuleType
+
+import pytest
+from attrs import evolve
+
+from dsocr_graph.emit.compare_models import LeftOut, models_to_csv, models_to_json, models_to_markdown
+from modelmeter.compare import ModelRow, table
+
+
+@pytest.fixture
+def rows(toy: ModuleType) -> tuple[ModelRow, ...]:
+    """Return the toy, and a variant of it, without times."""
+    models = {"toy:a": toy.toy_model(), "toy:b": evolve(toy.toy_model(), variant={"dtype": "fp32"})}
+    return table(models, dict.fromkeys(models, toy.toy_workload()))
+
+
+def test_markdown_names_each_model_with_its_variant(rows: tuple[ModelRow, ...]) -> None:
+    """A row a model with its totals, then a column a model by role, and what is left out with its reason."""
+    text = models_to_markdown(rows, [LeftOut(label="whisper:x", reason="it has the stage encode")])
+    (line,) = [line for line in text.splitlines() if line.startswith("| toy:b")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    # 10 tokens of context, 2 documents of 4 tokens; 2151 parameters in 4302 bytes; FLOPs of toy.py
+    assert cells[:7] == ["toy:b", "toy: dtype fp32", "toy pages", "10", "8", "2,151", "4.20 KiB"]
+    assert cells[7] == "8.29 kFLOP"
+    assert "## By role: time" not in text
+    (head,) = [line for line in text.split("## By role: FLOPs")[1].splitlines() if line.startswith("| head ")][:1]
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["head", "1.44 kFLOP", "1.44 kFLOP"]
+    assert text.endswith("Left out:\n\n- whisper:x: it has the stage encode\n")
+
+
+def test_json_has_every_figure(rows: tuple[ModelRow, ...]) -> None:
+    """Base units, by the names that comparisons use."""
+    document = json.loads(models_to_json(rows, [LeftOut(label="x", reason="y")]))
+    first = document["models"][0]
+    assert (first["label"], first["model"], first["variant"]["dtype"]) == ("toy:a", "toy", "bf16")
+    assert first["totals"]["FLOPs"] == sum(role.get("FLOPs", 0) for role in first["roles"].values()) == 8288
+    assert document["units"]["KV cache per token"] == "bytes"
+    assert document["left_out"] == {"x": "y"}
+
+
+def test_csv_has_a_row_of_totals_and_one_of_each_role(rows: tuple[ModelRow, ...]) -> None:
+    """Rows of roles add up to the row of totals, whose role is empty."""
+    table_rows = list(csv.DictReader(io.StringIO(models_to_csv(rows))))
+    first = [row for row in table_rows if row["label"] == "toy:a"]
+    assert first[0]["role"] == ""
+    assert int(first[0]["FLOPs [FLOPs]"]) == sum(int(row["FLOPs [FLOPs]"] or 0) for row in first[1:])
+    assert first[0]["variant"] == "attention none, dtype bf16"

@@ -1,0 +1,173 @@
+"""Configurations, variants, families and requests: what is read, and what each mistake says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsocr_graph.errors import DsocrGraphError, ModelConfigError, ModelInputError
+from dsocr_graph.models.from_transformers import CATALOG, TransformersVariant, model_from_config
+from dsocr_graph.models.from_transformers.configuration import (
+    LARGEST_FILE,
+    ConfigNotFoundError,
+    read_settings,
+    transformers_config,
+)
+from dsocr_graph.models.from_transformers.families import family_of
+from dsocr_graph.workloads import PageSize
+from dsocr_graph.workloads.errors import ContextTooLongError, WorkloadError
+from dsocr_graph.workloads.request import InvalidRequestError, Request
+
+
+def _written(folder: Path, text: str) -> Path:
+    file = folder / "config.json"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_a_directory_and_its_file_are_one_model(tmp_path: Path) -> None:
+    """The name is the directory's; the family is found by transformers' mappings."""
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    _written(folder, json.dumps({"model_type": "llama", "num_hidden_layers": 2}))
+    for path in (folder, folder / "config.json"):
+        model = model_from_config(path)
+        assert (model.name, model.family.name) == ("my-model", "causal_lm")
+        assert model.settings["num_hidden_layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "holds a JSON list"),
+        ("{}", "has no model_type"),
+        ('{"model_type": "qwen4"}', "transformers .* does not have; did you mean 'qwen3"),
+        ('{"model_type": "mine", "auto_map": {"AutoConfig": "c.C"}}', "such code is not run"),
+        ('{"model_type": "qwen3", "hidden_size": "wide"}', "is no qwen3 that transformers"),
+        ('{"model_type": "vits"}', "none of these families: .*causal_lm"),
+        ('{"model_type": "qwen3", "architectures": ["Qwen3ForTokenClassification"]}', "none of these families"),
+    ],
+)
+def test_a_file_that_is_no_known_configuration_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    """Each mistake is a ValueError of ours that says what is wrong."""
+    with pytest.raises(ModelConfigError, match=expected):
+        model_from_config(_written(tmp_path, text))
+
+
+def test_a_missing_or_endless_file_is_refused(tmp_path: Path) -> None:
+    """No file is a FileNotFoundError of ours; a file of weights is not read."""
+    with pytest.raises(ConfigNotFoundError, match=r"no transformers configuration at .*config\.json"):
+        read_settings(tmp_path)
+    weights = tmp_path / "model.bin"
+    with weights.open("wb") as stream:
+        stream.truncate(LARGEST_FILE + 1)
+    with pytest.raises(ModelConfigError, match="not its weights"):
+        read_settings(weights)
+    assert issubclass(ConfigNotFoundError, DsocrGraphError)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "int4"}, "dtype 'int4' .* choose one of bf16, fp16, fp32"),
+        ({"attention": "paged"}, "attention 'paged' .* choose one of sdpa, eager"),
+        ({"experts": "eager"}, "experts 'eager' .* choose one of grouped"),
+    ],
+)
+def test_a_variant_that_cannot_be_captured_is_refused(options: dict[str, str], expected: str) -> None:
+    """The message names the option and what there is."""
+    with pytest.raises(ModelConfigError, match=expected):
+        TransformersVariant(**options)
+
+
+def test_a_variant_is_named_by_its_facts() -> None:
+    """The name joins the three options."""
+    variant = TransformersVariant(dtype="fp32", attention="eager")
+    assert variant.name == "fp32-eager-grouped"
+    assert variant.facts() == {"dtype": "fp32", "attention": "eager", "experts": "grouped"}
+
+
+@pytest.mark.parametrize("name", list(CATALOG))
+def test_the_catalogue_agrees_with_transformers(name: str) -> None:
+    """The family that is stated for a shipped file is the one that transformers' mappings lead to."""
+    model = CATALOG[name]
+    assert family_of(transformers_config(model.settings))[0] is model.family
+
+
+def test_the_catalogue_loads_without_torch() -> None:
+    """What a named model runs is found without torch and transformers."""
+    code = (
+        "import sys\n"
+        "from dsocr_graph.models.from_transformers import CATALOG\n"
+        "from dsocr_graph.workloads.request import Request\n"
+        "CATALOG['qwen3-8b'].runs(Request(name='chat', prompt_tokens=5, new_tokens=2))\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_what_keeps_full_precision_keeps_it() -> None:
+    """The routers' corrections of DeepSeek-V3 stay in fp32 in a bf16 model, as when its weights are loaded."""
+    settings = dict(CATALOG["deepseek-v3"].settings) | {"num_hidden_layers": 4, "n_routed_experts": 8}
+    from dsocr_graph.models.from_transformers.load import meta_model
+
+    model: Any = meta_model(transformers_config(settings), "DeepseekV3ForCausalLM", TransformersVariant())
+    assert str(model.model.layers[3].mlp.gate.e_score_correction_bias.dtype) == "torch.float32"
+    assert str(model.model.layers[3].mlp.gate.weight.dtype) == "torch.bfloat16"
+
+
+def test_a_layer_without_keys_and_values_is_refused() -> None:
+    """A state-space layer is named with its number and class."""
+    from dsocr_graph.models.from_transformers.cache import CacheLayout, empty_cache, filled_cache
+
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    hybrid = transformers_config({"model_type": "qwen3_next", **layers})
+    with pytest.raises(ModelConfigError, match="layer 0 caches by a LinearAttentionLayer"):
+        CacheLayout.of(empty_cache(hybrid))
+    dense = transformers_config({"model_type": "qwen3", "num_hidden_layers": 2})
+    with pytest.raises(ModelInputError, match="2 layers cache 4 tensors, keys and values; got 1"):
+        filled_cache(empty_cache(dense), [None])  # pyright: ignore[reportArgumentType]
+
+
+def test_pages_become_their_text() -> None:
+    """A language model reads 2 * 300 + 20 = 620 tokens for two pages, and says what it leaves out."""
+    pages = (PageSize(name="a", width=640, height=640), PageSize(name="b", width=640, height=640))
+    request = Request(
+        name="pages", prompt_tokens=20, images=pages, page_text_tokens=300, new_tokens=1, audio_seconds=2.0
+    )
+    item = CATALOG["qwen3-8b"].runs(request)
+    assert [(run.stage, run.bindings) for run in item.runs] == [("prefill", {"B": 1, "S": 620})]
+    assert item.facts["ignored"] == "image pixels, audio_seconds"
+
+
+def test_a_request_beyond_the_model_is_refused() -> None:
+    """Too long a context and nothing to read are errors of ours that are ValueErrors."""
+    model = CATALOG["qwen3-8b"]
+    with pytest.raises(ContextTooLongError, match="40,960 positions"):
+        model.runs(Request(name="long", prompt_tokens=40_960, new_tokens=1))
+    with pytest.raises(InvalidRequestError, match="nothing to read"):
+        model.runs(Request(name="empty", new_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", " "),
+        ("batch", 0),
+        ("new_tokens", 0),
+        ("prompt_tokens", -1),
+        ("page_text_tokens", 1.5),
+        ("audio_seconds", float("nan")),
+    ],
+)
+def test_a_request_out_of_range_is_refused(field: str, value: Any) -> None:
+    """The message names the field and the value."""
+    with pytest.raises(InvalidRequestError, match="expected") as caught:
+        Request(**({"name": "request"} | {field: value}))
+    assert repr(value) in str(caught.value)
+    assert isinstance(caught.value, WorkloadError)

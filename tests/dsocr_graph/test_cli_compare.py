@@ -1,0 +1,176 @@
+"""The subcommand `compare`: sides by name and by file, formats, thresholds, the table of models and mistakes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from attrs import evolve
+
+import modelmeter
+from dsocr_graph import cli_compare
+from dsocr_graph.errors import OptionError
+from modelmeter import registry
+from modelmeter.compare import CompareError, MissingFigureError, UnknownOperandError
+from modelmeter.model import AnalyticModel
+from modelmeter.serialize import model_to_json
+
+Compare = Callable[..., tuple[int, str, str]]
+
+
+def options(*words: str) -> argparse.Namespace:
+    """Return parsed options of the subcommand."""
+    parser = argparse.ArgumentParser()
+    cli_compare.add_parser(parser.add_subparsers(required=True))
+    return parser.parse_args(["compare", *words])
+
+
+@pytest.fixture
+def compare(capsys: pytest.CaptureFixture[str]) -> Compare:
+    """Return a function that runs `compare` and gives back its exit status, its output and its messages."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        parsed = options("--new-tokens", "20", *words)
+        status = parsed.run(parsed)
+        written = capsys.readouterr()
+        return status, written.out, written.err
+
+    return run
+
+
+def test_two_variants_are_compared_in_the_modes_that_they_name(compare: Compare) -> None:
+    """Base has no crops: the stage of local views is gone, and says so."""
+    status, text, _ = compare("deepseek-ocr:gundam", "deepseek-ocr:base")
+    assert status == 0
+    assert "| **workload: mode** | Gundam " in text
+    assert "vision_local executions 4 → 0" in text
+
+
+def test_an_implementation_is_a_reason(compare: Compare) -> None:
+    """Eager attention runs products and a softmax in place of one kernel."""
+    _, text, _ = compare("deepseek-ocr:gundam", "deepseek-ocr:gundam-eager", "--format", "json")
+    (changes,) = json.loads(text)["changes"]
+    first = changes["entries"][0]
+    assert first["role"] == "decoder: attention"
+    assert first["why"][0] == "attention sdpa → eager"
+    assert "scaled_dot_product_attention calls 12 → 0" in first["why"]
+
+
+def test_a_file_is_written_instead_of_the_output(compare: Compare, tmp_path: Path) -> None:
+    """The path is printed, and the CSV has a column a side."""
+    out = tmp_path / "new" / "comparison.csv"
+    words = ("deepseek-ocr:tiny", "deepseek-ocr:small", "--format", "csv", "--out", str(out))
+    assert compare(*words)[1] == f"{out}\n"
+    assert out.read_text().startswith("split,part,metric,unit,deepseek-ocr:tiny,deepseek-ocr:small,change of ")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "fail_on", "status"),
+    [("50", "flops", 0), ("1", "flops", 1), ("1", "parameters", 0), ("1", "parameters,memory,flops", 1)],
+)
+def test_the_exit_status_says_whether_a_total_moved(
+    compare: Compare, threshold: str, fail_on: str, status: int
+) -> None:
+    """Small needs more FLOPs than Tiny, the parameters are the same; the report is written either way."""
+    words = ("deepseek-ocr:tiny", "deepseek-ocr:small", "--threshold", threshold, "--fail-on", fail_on)
+    found, text, messages = compare(*words)
+    assert found == status
+    assert text.startswith("# deepseek-ocr:small compared with deepseek-ocr:tiny")
+    assert ("FLOPs of deepseek-ocr:small moved by +" in messages) == bool(status)
+
+
+def test_without_fail_on_every_total_that_there_is_counts(compare: Compare) -> None:
+    """Without times the others are checked all the same."""
+    words = ("deepseek-ocr:tiny", "deepseek-ocr:small", "--device", "none", "--threshold", "0.5")
+    status, _, messages = compare(*words)
+    assert status == 1
+    moved = [line.partition(" of ")[0] for line in messages.splitlines()]
+    assert "FLOPs" in moved
+    assert "time" not in moved
+
+
+def test_a_model_file_is_asked_for_its_own_mode(compare: Compare, tmp_path: Path) -> None:
+    """Pages in a mode of another size would be wrong sizes: the message says which fact differs."""
+    path = tmp_path / "tiny.json"
+    path.write_text(model_to_json(modelmeter.load("deepseek-ocr", "tiny")), encoding="utf-8")
+    with pytest.raises(OptionError, match=r"for base_size 1024, not 512 as .*tiny\.json is; choose another --mode"):
+        compare(str(path), "deepseek-ocr:tiny")
+    status, text, _ = compare(str(path), "deepseek-ocr:tiny", "--mode", "Tiny")
+    assert status == 0
+    assert "Nothing: " in text
+
+
+def _other_stages() -> AnalyticModel:
+    model = modelmeter.load("deepseek-ocr", "tiny")
+    return evolve(
+        model,
+        stages=tuple(
+            evolve(stage, name="encode") if stage.name == "vision_global" else stage for stage in model.stages
+        ),
+        leaves=tuple(evolve(leaf, stage="encode") if leaf.stage == "vision_global" else leaf for leaf in model.leaves),
+    )
+
+
+def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variant has a row; a model that pages say nothing to is left out with the reason."""
+    other = _other_stages()
+    entries = {
+        "deepseek-ocr": SimpleNamespace(
+            variants={"tiny": "", "small": ""}, load=registry.registered("deepseek-ocr").load
+        ),
+        "other": SimpleNamespace(variants={"bf16": ""}, load=lambda variant: other),
+    }
+    monkeypatch.setattr(registry, "available", lambda: tuple(entries))
+    monkeypatch.setattr(registry, "registered", entries.__getitem__)
+    status, text, _ = compare("--all")
+    assert status == 0
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| deepseek-ocr:")]
+    assert names == ["deepseek-ocr:small", "deepseek-ocr:tiny"]
+    assert "- other:bf16: profile 'dsocr-standard-v1' runs vision_global, other:bf16 has the stages encode" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ((), CompareError, "two sides or more, given are 0"),
+        (("deepseek-ocr",), CompareError, "two sides or more, given are 1"),
+        (("deepseek-ocr", "deepsek-ocr"), UnknownOperandError, "did you mean deepseek-ocr"),
+        (("deepseek-ocr", "deepseek-ocr:tiny", "--fail-on", "time"), OptionError, "by how much with --threshold"),
+        (("deepseek-ocr", "deepseek-ocr:tiny", "--lines", "0"), OptionError, "lines is 0; expected 1 or more"),
+        (
+            ("deepseek-ocr:tiny", "deepseek-ocr:tiny", "--device", "none", "--threshold", "1", "--fail-on", "time"),
+            MissingFigureError,
+            "has no time: analyze it with a device",
+        ),
+        (("--all", "deepseek-ocr"), OptionError, "--all is a table of every registered model"),
+        (("--all", "--threshold", "1"), OptionError, "--all is a table of every registered model"),
+    ],
+)
+def test_a_mistake_has_its_message(
+    compare: Compare, words: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    """What is missing or too much is named."""
+    with pytest.raises(error, match=message):
+        compare(*words)
+
+
+def test_comparing_loads_no_torch(tmp_path: Path) -> None:
+    """A comparison by name starts as quickly as any warm run."""
+    code = (
+        "import sys, argparse\n"
+        "from dsocr_graph import cli_compare\n"
+        "parser = argparse.ArgumentParser()\n"
+        "cli_compare.add_parser(parser.add_subparsers())\n"
+        "options = parser.parse_args(['compare', 'deepseek-ocr:tiny', 'deepseek-ocr:tiny', '--out', sys.argv[1]])\n"
+        "options.run(options)\n"
+        "print(sorted({'torch', 'transformers', 'networkx', 'onnx'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.md")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"

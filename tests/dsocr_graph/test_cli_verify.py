@@ -1,0 +1,109 @@
+"""The subcommand `verify`: its exit status, its files, and the real model at toy size."""
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsocr_graph import cli_verify
+from dsocr_graph.errors import OptionError, UnknownModelError
+from dsocr_graph.models.registry import NamedModel
+
+
+@pytest.fixture(autouse=True)
+def _no_traces() -> Generator[None]:
+    """Switch off the traces of torch's exporter, all of which pytest would keep."""
+    before = logging.root.manager.disable
+    logging.disable(logging.DEBUG)
+    yield
+    logging.disable(before)
+
+
+def run(*arguments: str) -> int:
+    """Run the subcommand and return its exit status."""
+    parser = argparse.ArgumentParser()
+    cli_verify.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["verify", *arguments])
+    return options.run(options)
+
+
+def otherwise_for_real(x: torch.Tensor) -> torch.Tensor:
+    """Do something on real tensors that is not done while capturing."""
+    return x if x.is_meta else torch.relu(x)
+
+
+def test_a_model_that_agrees_ends_with_status_0(
+    toy_model: Callable[..., NamedModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The console has a line per check, the files hold the same; 2 * 15 * 4 * 2 = 240 FLOPs of 3 x 5 rows."""
+    toy_model()
+    assert (
+        run("--model", "toy", "--points", "prefill:B=3,S=5", "--points", "decode:B=1,T=2", "--out", str(tmp_path)) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "toy: 0 unexplained differences"
+    assert "prefill at B=3, S=5: 2 captured calls, 240 FLOP" in lines
+    assert lines[-2:] == [str(tmp_path / "verification.md"), str(tmp_path / "verification.json")]
+    document = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    assert document["unexplained"] == 0
+    assert [(stage["stage"], stage["bindings"]) for stage in document["stages"]] == [
+        ("prefill", {"B": 3, "S": 5}),
+        ("decode", {"B": 1, "T": 2}),
+    ]
+    page = (tmp_path / "verification.md").read_text(encoding="utf-8")
+    assert "Made by `dsocr-graph verify --model toy --points prefill:B=3,S=5 --points decode:B=1,T=2`" in page
+    assert "| `aten::relu`   | `aten::relu`" in page
+
+
+def test_an_unexplained_difference_ends_with_status_1(
+    toy_model: Callable[..., NamedModel], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operator that only the run has is named on the console, in the page and in the JSON."""
+    toy_model(otherwise_for_real)
+    assert run("--model", "toy", "--points", "decode:B=1,T=2", "--out", str(tmp_path)) == 1
+    assert "UNEXPLAINED: (root): aten::relu: 1 in the run, 0 in the graph" in capsys.readouterr().out
+    assert "UNEXPLAINED" in (tmp_path / "verification.md").read_text(encoding="utf-8")
+    document = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    operators = next(check for check in document["stages"][0]["checks"] if check["subject"] == "operators")
+    assert operators["differences"] == [
+        {"module": "", "what": "aten::relu", "run": "1", "graph": "0", "instances": 1, "reason": None}
+    ]
+
+
+def test_mistakes_are_told(toy_model: Callable[..., NamedModel]) -> None:
+    """An unknown model and an unknown stage name the alternatives."""
+    toy_model()
+    with pytest.raises(UnknownModelError, match="known models: deepseek-ocr"):
+        run("--model", "no-model")
+    with pytest.raises(OptionError, match="the stages are vision_global, vision_local, prefill, decode"):
+        run("--model", "toy", "--points", "train:B=1")
+
+
+@pytest.mark.slow
+def test_the_loop_over_experts_is_explained(tmp_path: Path) -> None:
+    """Two tokens of two experts in two layers are at most 8 calls of expert MLPs; the grouped graph has none."""
+    assert run("--moe", "loop", "--points", "decode:B=2,T=5", "--out", str(tmp_path)) == 0
+    (stage,) = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))["stages"]
+    checks = {check["subject"]: check for check in stage["checks"]}
+    experts = checks["module calls"]["differences"]
+    assert {each["reason"] for each in experts} == {"runs a loop over experts, the graph their grouped product"}
+    assert all(each["module"].startswith("model.layers.[1-2].mlp.experts.[0-7]") for each in experts)
+    assert 4 <= int(experts[0]["run"]) <= 8
+    assert checks["FLOPs"]["differences"] == []
+
+
+@pytest.mark.slow
+def test_the_toy_size_model_agrees_in_all_stages(tmp_path: Path) -> None:
+    """Results equal bit by bit; sizes, FLOPs, parameters, operators and edges agree exactly."""
+    assert run("--out", str(tmp_path)) == 0
+    document = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    assert [stage["stage"] for stage in document["stages"]] == ["vision_global", "vision_local", "prefill", "decode"]
+    assert document["parameters"]["differences"] == []
+    for stage in document["stages"]:
+        agreeing = {check["subject"] for check in stage["checks"] if not check["differences"]}
+        assert {"parent-child edges", "symbolic sizes", "operators", "results", "FLOPs"} <= agreeing
+        assert min(check["compared"] for check in stage["checks"]) >= 1

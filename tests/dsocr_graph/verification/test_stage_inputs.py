@@ -1,0 +1,126 @@
+"""Real inputs and weights made from what is on `meta`."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from dsocr_graph.errors import OptionError
+from dsocr_graph.ir import OpGraph
+from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.tracing import capture
+from dsocr_graph.verification.stage_inputs import example_bindings, meta_inputs, random_inputs
+from dsocr_graph.verification.weights import fill_with_random_weights
+
+
+class Decoder(nn.Module):
+    """Reads ids, positions, a mask and a pair of caches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(11, 4)
+
+    def forward(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, S], [S], [B, S], ([B, T, 4], [T]) -> [B, T + S, 4]."""
+        rows = (self.table(ids) + positions[:, None]).masked_fill(mask[..., None], 0)
+        return torch.cat([cache[0] + cache[1][:, None], rows], dim=1)
+
+
+def decoder(**options: object) -> tuple[OpGraph, StageSpec]:
+    """Return the graph and the stage of the decoder at B = 2, S = 3, T = 5."""
+    B, S, T = (Dim(name, min=1, max=64) for name in "BST")
+    with torch.device("meta"):
+        inputs = (
+            torch.empty(2, 3, dtype=torch.int64),
+            torch.empty(3, dtype=torch.int64),
+            torch.empty(2, 3, dtype=torch.bool),
+            (torch.empty(2, 5, 4), torch.empty(5)),
+        )
+        module = Decoder().eval()
+    axes = {"ids": {0: B, 1: S}, "positions": {0: S}, "mask": {0: B, 1: S}, "cache": ({0: B, 1: T}, {0: T})}
+    stage = StageSpec(name="decode", description="", module=module, inputs=inputs, dynamic_shapes=axes, **options)  # pyright: ignore[reportArgumentType]
+    (graph,) = capture(module, [stage], name="toy", variant={}).graphs
+    return graph, stage
+
+
+def test_inputs_have_the_sizes_and_values_that_operators_take() -> None:
+    """Ids are within the table of 11, positions count up, one place per row of a mask is set."""
+    graph, stage = decoder()
+    assert example_bindings(graph, stage) == {"B": 2, "S": 3, "T": 5}
+    ids, positions, mask, keys, shifts = random_inputs(graph, stage, {"B": 4, "S": 50, "T": 7}, seed=0)
+    assert (tuple(ids.shape), tuple(keys.shape), tuple(shifts.shape)) == ((4, 50), (4, 7, 4), (7,))
+    assert int(ids.max()) == 10  # 200 draws of 11
+    assert positions.tolist() == list(range(50))
+    assert mask.sum(dim=1).tolist() == [1, 1, 1, 1]
+
+
+def test_inputs_keep_the_structure_of_the_example() -> None:
+    """The tuple of caches stays a tuple."""
+    graph, stage = decoder()
+    *_, cache = meta_inputs(graph, stage, {"B": 4, "S": 1, "T": 7})
+    assert [tuple(each.shape) for each in cache] == [(4, 7, 4), (7,)]
+
+
+def test_a_dim_in_terms_of_others_is_solved_for() -> None:
+    """Six views in two rows are three columns: V = 6 from V/H = 3."""
+    views = {"input": {0: Dim("H", min=1, max=64), 1: Dim("W", min=1, max=64)}}
+    with torch.device("meta"):
+        module, x = nn.Linear(4, 2), torch.empty(2, 3, 4)
+    stage = StageSpec(
+        name="local", description="", module=module, inputs=(x,), dynamic_shapes=views, aliases={"W": "V/H"}
+    )
+    (graph,) = capture(module, [stage], name="toy", variant={}).graphs
+    assert example_bindings(graph, stage) == {"H": 2, "V": 6}
+
+
+def test_a_dim_that_the_example_does_not_say_is_an_error() -> None:
+    """Two unknown dims in one size leave both open."""
+    columns = {"input": {0: Dim("W", min=1, max=64)}}
+    with torch.device("meta"):
+        module, x = nn.Linear(4, 2), torch.empty(6, 4)
+    stage = StageSpec(
+        name="local", description="", module=module, inputs=(x,), dynamic_shapes=columns, aliases={"W": "V*H"}
+    )
+    (graph,) = capture(module, [stage], name="toy", variant={}).graphs
+    with pytest.raises(OptionError, match=r"do not say the size of H, V; give the sizes, such as --points local:H=2"):
+        example_bindings(graph, stage)
+
+
+class Stacked(nn.Module):
+    """Holds a buffer, a parameter in it, a plain tensor and an index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = torch.empty(5)
+        stacked = torch.empty(2, 3)
+        self.stacked = nn.Buffer(stacked)
+        self.first = nn.Parameter(stacked[0], requires_grad=False)
+        self.index = nn.Buffer(torch.empty(4, dtype=torch.int64))
+
+
+def test_weights_that_share_a_storage_share_it_afterwards() -> None:
+    """A view of a stacked buffer stays one, a plain tensor is filled too, and an index points at the first row."""
+    with torch.device("meta"):
+        module = Stacked()
+    fill_with_random_weights(module, seed=0)
+    assert torch.equal(module.stacked[0], module.first)
+    assert module.stacked.untyped_storage().data_ptr() == module.first.untyped_storage().data_ptr()
+    assert isinstance(module.first, nn.Parameter)
+    assert not module.plain.is_meta
+    assert module.index.tolist() == [0, 0, 0, 0]
+
+
+def test_weights_follow_the_seed() -> None:
+    """The same seed gives the same weights, another one others; what is not on meta stays."""
+
+    def filled(seed: int) -> Tensor:
+        layer = nn.Linear(4, 4, device="meta")
+        fill_with_random_weights(layer, seed=seed)
+        return layer.weight
+
+    assert torch.equal(filled(0), filled(0))
+    assert not torch.equal(filled(0), filled(1))
+    kept = nn.Linear(4, 4)
+    before = kept.weight.clone()
+    fill_with_random_weights(kept, seed=0)
+    assert torch.equal(kept.weight, before)
