@@ -287,7 +287,7 @@ class AnalyticModel:
     dims: Mapping[str, str]  # legend of the dims
     parameters: int
     parameter_bytes: int
-    load_bytes: int  # bytes alive while the published script loads: fp32, before the cast
+    load_bytes: int  # bytes alive while the weights are loaded, before a cast
     stages: tuple[Stage, ...]
     modules: tuple[ModuleNode, ...]  # parents before children
     leaves: tuple[Leaf, ...]  # in order of first execution, stage by stage

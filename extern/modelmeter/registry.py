@@ -12,6 +12,8 @@ from modelmeter.errors import ModelMeterError, UnknownModelError, UnknownNameErr
 from modelmeter.serialize import model_from_bytes
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from modelmeter.model import AnalyticModel
 
 GROUP = "modelmeter.models"
@@ -35,19 +37,22 @@ class RegisteredModel:
     name : str
         The name that `load` takes.
     package : str
-        The package whose folder `data` holds one model file per variant, ``VARIANT.json.gz`` or ``VARIANT.json``.
+        The package whose `folder` holds one model file per variant, ``VARIANT.json.gz`` or ``VARIANT.json``.
     default : str
         The variant that is meant when none is named.
+    folder : str
+        Below the package; a package of several models has one for each, such as "data/qwen3-8b".
     """
 
     name: str
     package: str
     default: str
+    folder: str = "data"
 
     @property
     def variants(self) -> Mapping[str, str]:
         """The data file of each variant, by the variant's name."""
-        folder = resources.files(self.package) / "data"
+        folder = self._files
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         return {name.removesuffix(suffix): name for suffix in _SUFFIXES for name in names if name.endswith(suffix)}
 
@@ -65,8 +70,12 @@ class RegisteredModel:
         wanted = self.default if variant is None else variant
         if wanted not in variants:
             raise UnknownVariantError(f"variant of {self.name}", wanted, variants)
-        data = (resources.files(self.package) / "data" / variants[wanted]).read_bytes()
-        return model_from_bytes(data, source=f"{self.package}/data/{variants[wanted]}")
+        data = (self._files / variants[wanted]).read_bytes()
+        return model_from_bytes(data, source=f"{self.package}/{self.folder}/{variants[wanted]}")
+
+    @property
+    def _files(self) -> Traversable:
+        return resources.files(self.package).joinpath(*self.folder.split("/"))
 
 
 def available() -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def _analyze(options: argparse.Namespace) -> int:
     from modelmeter.whatif import AS_CAPTURED
 
     what_if = whatif_from(options)
-    changed = what_if != AS_CAPTURED or options.attention != "sdpa"
+    changed = what_if != AS_CAPTURED or options.attention is not None
     custom = changed or any(getattr(options, name) not in (None, []) for name in _CUSTOM)
     out: Path = options.out or Path("graphs") / (_folder(options.model) + ("-custom" if custom else ""))
     analysis = analyze_model(

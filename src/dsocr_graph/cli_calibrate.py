@@ -98,5 +98,7 @@ def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> l
 
     named = model_named(options.model)
     sizes = dict.fromkeys(mode_named(mode).base_size for mode in options.mode or ["Gundam"])
-    variants = (Variant(base_size=size, dtype=options.dtype, attention=options.attention) for size in sizes)
+    variants = (
+        Variant(base_size=size, dtype=options.dtype, attention=options.attention or named.attention) for size in sizes
+    )
     return [analytic_model(named, variant, progress=progress) for variant in variants]

@@ -51,7 +51,7 @@ def add_parser(commands: Subparsers) -> None:
         help="a report.json, a model.json, a directory of `analyze`, a measurement, or a registered model "
         "NAME[:VARIANT]",
     )
-    parser.add_argument("--all", action="store_true", help="a table of every registered model and variant instead")
+    parser.add_argument("--all", action="store_true", help="a table of every registered model instead")
     models = parser.add_argument_group("sides that are models")
     models.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
     models.add_argument("--mode", help="of models whose variant names none: Tiny, Small, Base, Large or Gundam")
@@ -215,8 +215,9 @@ def _table_text(options: argparse.Namespace) -> str:
 
 
 def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], dict[str, Workload], list[LeftOut]]:
-    """Return every registered model and variant with its workload, and those that the pages do not fit."""
+    """Return every registered model, in its default variant, with its workload; and those that pages do not fit."""
     from dsocr_graph.emit.compare_models import LeftOut
+    from dsocr_graph.workloads import WorkloadError
     from modelmeter.registry import available, registered
 
     profile = _profile(options)
@@ -225,15 +226,14 @@ def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], 
     left_out: list[LeftOut] = []
     for name in available():
         entry = registered(name)
-        for variant in sorted(entry.variants):
-            label = f"{name}:{variant}"
-            model = entry.load(variant)
-            try:
-                workloads[label] = _bind(model, label, variant, profile, options.mode)
-            except OptionError as error:
-                left_out.append(LeftOut(label=label, reason=str(error)))
-            else:
-                models[label] = model
+        label = f"{name}:{entry.default}"
+        model = entry.load()
+        try:
+            workloads[label] = _bind(model, label, entry.default, profile, options.mode)
+        except (OptionError, WorkloadError) as error:
+            left_out.append(LeftOut(label=label, reason=str(error)))
+        else:
+            models[label] = model
     return models, workloads, left_out
 
 

@@ -80,7 +80,8 @@ def _run(options: argparse.Namespace) -> int:
     machine = this_machine(options.device, threads=options.threads)
     out: Path = options.out or Path("measurements") / file_name(named.name, machine, chosen.dtype)
     require_writable(out)  # now, not after the measuring
-    variant = Variant(base_size=chosen.mode.base_size, dtype=chosen.dtype, attention=options.attention)
+    attention = options.attention or named.attention
+    variant = Variant(base_size=chosen.mode.base_size, dtype=chosen.dtype, attention=attention)
 
     @cache
     def analytic() -> AnalyticModel:
@@ -93,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         points=chosen.points,
         mode=chosen.mode.name,
         dtype=chosen.dtype,
-        attention=options.attention,
+        attention=attention,
         moe=options.moe,
         device=options.device,
         threads=options.threads,

@@ -29,7 +29,7 @@ def _lines() -> Iterator[str]:
     compiled = {name: registered(name) for name in available()}
     for model in MODELS.values():
         yield f"{model.name}  {model.description}"
-        if model.name in compiled:
+        if model.name in compiled and compiled[model.name].variants:
             yield from _compiled_lines(compiled[model.name])
         yield f"  source: {model.source}"
     for name in sorted(compiled.keys() - MODELS.keys()):

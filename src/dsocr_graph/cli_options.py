@@ -50,12 +50,13 @@ def add_capture(add: AddArgument, *, dtype: str | None) -> None:
     --------
     >>> parser = argparse.ArgumentParser()
     >>> add_capture(parser.add_argument, dtype="bf16")
-    >>> parser.parse_args([]).attention
-    'sdpa'
+    >>> options = parser.parse_args([])
+    >>> options.dtype, options.attention
+    ('bf16', None)
     """
     default = "the profile's, else bf16" if dtype is None else dtype
     add("--dtype", default=dtype, help=f"bf16 or fp32 (default: {default})")
-    add("--attention", default="sdpa", help="sdpa, eager or flash_attention_2 (default: %(default)s)")
+    add("--attention", help="sdpa, eager or flash_attention_2 (default: the model's own, as a rule sdpa)")
 
 
 def add_variant(add: AddArgument, *, dtype: str | None) -> None:
@@ -67,7 +68,7 @@ def add_variant(add: AddArgument, *, dtype: str | None) -> None:
     >>> add_variant(parser.add_argument, dtype="bf16")
     >>> options = parser.parse_args(["--moe", "loop"])
     >>> options.dtype, options.attention, options.moe
-    ('bf16', 'sdpa', 'loop')
+    ('bf16', None, 'loop')
     """
     add_capture(add, dtype=dtype)
     add("--moe", default="grouped", help="grouped, or loop: the published loop over experts (default: %(default)s)")

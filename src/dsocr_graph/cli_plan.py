@@ -103,7 +103,7 @@ def _what_if(named: NamedModel, profile: Profile, options: argparse.Namespace) -
     from dsocr_graph.emit.progress import progress_lines
     from modelmeter.whatif import apply
 
-    variant = named.variant(profile, options.attention)
+    variant = named.variant(profile, options.attention or named.attention)
     return apply(shipped_or_compiled(named, variant, progress=progress_lines()), whatif_from(options))
 
 

@@ -115,7 +115,8 @@ def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, An
     found = {mode.name: mode for mode in map(mode_named, modes)}
     return {
         name: shipped_or_compiled(
-            named, Variant(base_size=mode.base_size, dtype=options.dtype, attention=options.attention)
+            named,
+            Variant(base_size=mode.base_size, dtype=options.dtype, attention=options.attention or named.attention),
         )
         for name, mode in found.items()
     }

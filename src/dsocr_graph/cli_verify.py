@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
-_DEFAULTS = {"model": "deepseek-ocr-tiny", "mode": "Tiny", "dtype": "fp32", "attention": "sdpa", "moe": "grouped"}
+_DEFAULTS = {"model": "deepseek-ocr-tiny", "mode": "Tiny", "dtype": "fp32", "moe": "grouped"}
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -43,6 +43,9 @@ def add_parser(commands: Subparsers) -> None:
         "--model",
         default=_DEFAULTS["model"],
         help="by name, path of a config.json, or factory as package.module:function (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layers", type=int, metavar="N", help="of each stack of a transformers model at most: the whole may not fit"
     )
     add_points(parser.add_argument, "every stage at the sizes of its example inputs")
     variant = parser.add_argument_group("variant")
@@ -74,8 +77,10 @@ def _run(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> Verification:
     from dsocr_graph.models.named_model import NamedModel
-    from dsocr_graph.subjects import subject_of
+    from dsocr_graph.subjects import named_or_configured, subject_of
 
+    if options.layers is not None:
+        return _verify_named(named_or_configured(options.model, layers=options.layers), options)
     subject = subject_of(options.model)
     return _verify_named(subject, options) if isinstance(subject, NamedModel) else _verify_user_model(subject, options)
 
@@ -87,7 +92,9 @@ def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verificatio
     from dsocr_graph.workloads import choose_profile
 
     points = [parse_point(text) for text in options.points]
-    variant = named.variant(choose_profile(mode=options.mode, dtype=options.dtype), options.attention)
+    variant = named.variant(
+        choose_profile(mode=options.mode, dtype=options.dtype), options.attention or named.attention
+    )
     model, stages = named.build(variant)
 
     def inputs(stage: str, bindings: Mapping[str, int]) -> list[Tensor]:
@@ -140,6 +147,10 @@ def _command(options: argparse.Namespace) -> str:
     for name, default in _DEFAULTS.items():
         if getattr(options, name) != default:
             words += [f"--{name}", getattr(options, name)]
+    if options.attention is not None:
+        words += ["--attention", options.attention]
+    if options.layers is not None:
+        words += ["--layers", str(options.layers)]
     for point in options.points:
         words += ["--points", point]
     return shlex.join(words + (["--seed", str(options.seed)] if options.seed else []))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dsocr_graph.models.stage_spec import StageSpec
     from dsocr_graph.models.user_model import UserModel
+    from modelmeter.dtypes import DType
 
 Progress = Callable[[str], None]
 
@@ -52,6 +53,7 @@ def compile_model(
         name=named.name,
         facts=variant.facts(),
         versions=named.versions,
+        load_dtype=named.load_dtype,
         allow_unclassified=allow_unclassified,
         allow_partial=allow_partial,
         progress=progress,
@@ -92,6 +94,7 @@ def compile_user_model(
         name=model.name,
         facts=model.facts,
         versions={},
+        load_dtype=None,
         allow_unclassified=allow_unclassified,
         allow_partial=allow_partial,
         progress=progress,
@@ -142,6 +145,7 @@ def _compiled(
     name: str,
     facts: Mapping[str, str],
     versions: Mapping[str, str],
+    load_dtype: DType | None,
     allow_unclassified: bool,
     allow_partial: bool,
     progress: Progress,
@@ -161,5 +165,6 @@ def _compiled(
         graph,
         allow_unclassified=allow_unclassified,
         descriptions={stage.name: stage.description for stage in stages},
+        load_dtype=load_dtype,
     )
     return CompiledModel(model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic))

@@ -59,7 +59,7 @@ def analyze_model(
     prompt_tokens: int | str | None = None,
     new_tokens: int | str | None = None,
     dtype: str | None = None,
-    attention: str = "sdpa",
+    attention: str | None = None,
     what_if: Options = AS_CAPTURED,
     device: str | None = None,
     calibration: str | Path | None = None,
@@ -103,8 +103,8 @@ def analyze_model(
         `modelmeter.lengths.parse_lengths` takes, such as "normal:900:200".
     dtype : str, optional
         "bf16" or "fp32".
-    attention : str
-        "sdpa", "eager" or "flash_attention_2", in the decoder.
+    attention : str, optional
+        "sdpa", "eager" or "flash_attention_2", in the decoder. Default: the model's own, as a rule sdpa.
     what_if : modelmeter.whatif.Options
         Element types, logits, growth of the KV cache and routing other than as captured; the report says what each
         changes.
@@ -170,7 +170,7 @@ def analyze_model(
     profile = choose_profile(**pages, dtype=dtype)
     partly = {"allow_unclassified": allow_unclassified, "allow_partial": allow_partial}
     if isinstance(subject, NamedModel):
-        variant = subject.variant(profile, attention)
+        variant = subject.variant(profile, attention or subject.attention)
         require_measured_calls(time_model, what_if, profile.dtype)
         store = ModelCache.default() if cache else ModelCache(directory=None)
         compiled = compile_model(subject, variant, store=store, progress=progress, **partly)
@@ -201,7 +201,7 @@ def analyze_model(
             "prompt_tokens": without_folder(prompt_tokens),
             "new_tokens": without_folder(new_tokens),
             "dtype": dtype,
-            "attention": attention if attention != "sdpa" else None,
+            "attention": attention,
             **what_if_words(what_if),
             "device": None if device == DEFAULT_DEVICE else device,
             "calibration": Path(calibration).name if calibration is not None else None,
@@ -230,7 +230,7 @@ def _check_options(
     pages: Mapping[str, object],
     *,
     dtype: str | None,
-    attention: str,
+    attention: str | None,
 ) -> None:
     """Refuse options that say nothing of what is analyzed."""
     given = {name for name, value in pages.items() if value not in (None, (), [])}
@@ -241,9 +241,7 @@ def _check_options(
                 "one or the other"
             )
         return
-    given |= {
-        name for name, value, default in (("dtype", dtype, None), ("attention", attention, "sdpa")) if value != default
-    }
+    given |= {name for name, value in (("dtype", dtype), ("attention", attention)) if value is not None}
     if given:
         raise OptionError(
             f"{_flags(given)} would say nothing of {subject.name}, which comes as it is; give --points STAGE:DIM=SIZE "

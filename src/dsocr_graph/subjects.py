@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsocr_graph.errors import OptionError
-from dsocr_graph.models.from_transformers import model_from_config
+from dsocr_graph.models.from_transformers import CATALOG, model_from_config
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
 from dsocr_graph.timing.plan import Point, parse_point
@@ -59,13 +59,22 @@ def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: ob
     return named_or_configured(model)
 
 
-def named_or_configured(model: str | Path) -> NamedModel:
+def named_or_configured(model: str | Path, *, layers: int | None = None) -> NamedModel:
     """Return the model of a name or of a transformers configuration's path.
+
+    Parameters
+    ----------
+    model : str or Path
+        Either.
+    layers : int, optional
+        Most layers of each stack; only models built from a transformers configuration can be shortened.
 
     Raises
     ------
     UnknownModelError, ConfigNotFoundError, ModelConfigError
         When there is none.
+    OptionError
+        When a model of other code is to be shortened.
 
     Examples
     --------
@@ -73,11 +82,13 @@ def named_or_configured(model: str | Path) -> NamedModel:
     Traceback (most recent call last):
     dsocr_graph.models.from_transformers.configuration.ConfigNotFoundError: no transformers configuration at ...
     """
-    if str(model) in MODELS:
-        return model_named(str(model))
     path = Path(model)
-    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
-        return transformers_model(model_from_config(path))
+    is_path = str(model) not in MODELS and (path.exists() or path.suffix == ".json" or len(path.parts) > 1)
+    configured = model_from_config(path) if is_path else CATALOG.get(str(model))
+    if configured is not None:
+        return transformers_model(configured if layers is None else configured.shortened(layers))
+    if layers is not None:
+        raise OptionError(f"only models of a transformers configuration can be shortened, not {str(model)!r}")
     return model_named(str(model))
 
 

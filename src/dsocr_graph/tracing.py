@@ -6,7 +6,7 @@ import importlib
 import operator
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import attrs
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.call_sites import CallSites
 from dsocr_graph.errors import CaptureError
+from dsocr_graph.forked import forked, most_processes
 from dsocr_graph.ir import (
     Argument,
     CapturedModel,
@@ -61,6 +62,7 @@ def capture(
     name: str,
     variant: Mapping[str, str],
     allow_partial: bool = False,
+    processes: int | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> CapturedModel:
     """Capture every stage of a model as an ATen graph.
@@ -77,6 +79,9 @@ def capture(
         What tells this variant of the model from others.
     allow_partial : bool
         Leave out stages that cannot be captured: the variant then says without which it is, the provenance why.
+    processes : int, optional
+        How many stages are captured at a time, each in a process forked for it; 1 captures them in this one, as to
+        debug a model. By default one per core, where forks are safe.
     progress : callable
         Told what is being captured.
 
@@ -84,6 +89,8 @@ def capture(
     ------
     CaptureError
         When torch.export cannot capture a stage, or any stage at all; the error names the module and the operator.
+    LostProcessError
+        When a process is killed.
 
     Examples
     --------
@@ -99,15 +106,18 @@ def capture(
     """
     graphs: list[OpGraph] = []
     left_out: dict[str, str] = {}
-    for stage in stages:
-        progress(f"capturing {stage.name}")
-        try:
-            graphs.append(_capture_stage(stage, model))
-        except CaptureError as error:
-            if not allow_partial or len(left_out) + 1 == len(stages):
-                raise
-            progress(f"left out: {error}")
-            left_out[stage.name] = str(error)
+    most = min(len(stages), _most_processes() if processes is None else processes)
+    with closing(_outcomes(stages, model, most)) as outcomes:
+        for stage in stages:
+            progress(f"capturing {stage.name}")
+            outcome = next(outcomes)
+            if isinstance(outcome, OpGraph):
+                graphs.append(outcome)
+                continue
+            if not (isinstance(outcome, CaptureError) and allow_partial and len(left_out) + 1 < len(stages)):
+                raise outcome
+            progress(f"left out: {outcome}")
+            left_out[stage.name] = str(outcome)
     return CapturedModel(
         name=name,
         variant={**variant, "partial": f"without {', '.join(left_out)}"} if left_out else dict(variant),
@@ -122,6 +132,29 @@ def capture(
             **{f"why without {stage}": reason for stage, reason in left_out.items()},
         },
     )
+
+
+def _most_processes() -> int:
+    return 1 if torch.cuda.is_initialized() else most_processes()  # CUDA does not survive a fork
+
+
+def _outcomes(stages: Sequence[StageSpec], model: nn.Module, processes: int) -> Generator[OpGraph | Exception]:
+    """Yield each stage's graph, or why it has none."""
+    if processes > 1:
+        yield from forked(lambda number: _capture_in_fork(stages[number], model), len(stages), processes=processes)
+        return
+    for stage in stages:
+        try:
+            graph = _capture_stage(stage, model)
+        except CaptureError as error:
+            yield error
+        else:
+            yield graph
+
+
+def _capture_in_fork(stage: StageSpec, model: nn.Module) -> OpGraph:
+    torch.set_num_threads(1)  # the threads of torch's pools were not copied: to wait for them would never end
+    return _capture_stage(stage, model)
 
 
 def _modules(model: nn.Module) -> tuple[ModuleSpec, ...]:

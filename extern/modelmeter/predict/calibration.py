@@ -54,7 +54,7 @@ def _checked_unique(_owner: object, _attribute: Attribute[Any], value: tuple[Sam
     twice = [key for key, count in Counter(sample.key for sample in value).items() if count > 1]
     if twice:
         raise CalibrationFileError(
-            f"{len(twice):,} calls have more than one sample, the first is {twice[0]}; a call has one, with all passes"
+            f"more than one sample of {len(twice):,} of the calls, first {twice[0]}; a call has one, of all passes"
         )
 
 
@@ -137,7 +137,7 @@ class HostCosts:
     ----------
     classes : mapping of str to float
         Host time of one call by the class of its operator (`modelmeter.predict.host.HOST_CLASSES`), launches left out.
-        On a CPU only "view" and "module" count: the time of any other call contains its own.
+        On a CPU only "view", "module" and "turn" count: the time of any other call contains its own.
     launch : float
         Of each kernel that is started.
     latency : float

@@ -21,7 +21,7 @@ Cell = tuple[str, Category]
 """A module's id and a category of the calls that it runs itself."""
 
 REST = "between calls (Python)"
-"""Label of the measured time that no call accounts for, and of the predicted time of the host that no call contains."""
+"""Label of the time that no call accounts for."""
 
 _FEWEST_EQUAL = 4
 """Calls of one leaf from which quartiles say something."""
@@ -79,8 +79,9 @@ class StageComparison:
     spread : float
         Of those runs: half their quartiles' range over their median.
     cells : mapping of (module id, category) to Compared
-        What modules run themselves, by category: kernels, or on a CPU calls. Views, and on a GPU what the device waits
-        while the host is in a call, are the category `HOST` of the module. Empty when no call was timed.
+        What modules run themselves, by category: kernels, or on a CPU calls with all that the host does until the next
+        one. Views, and on a GPU what the device waits while the host is in a call, are the category `HOST` of the
+        module. Empty when no call was timed.
     modules : mapping of str to Compared
         By module, everything below it included; a root is the sum of all cells.
     categories : mapping of Category to Compared
@@ -134,7 +135,7 @@ def compare(
     kernels : TimeModel or None
         Predicts the work of calls, where that differs: on a GPU, where kernels are measured apart from what the device
         waits for the host, it is the same model without a host (the runtime "cudagraph"). What the device waits is
-        predicted by `time_model`.
+        predicted by `time_model`. On a CPU None: a call's time is measured until the next one begins, host and all.
     variant : mapping of str to str or None
         What the prediction is of, where that is not the graph's variant: another way to run its experts.
 
@@ -192,8 +193,7 @@ def compare_stage(
     total : Time
         Predicted, of the stage.
     cells : mapping of (module id, category) to Time
-        Predicted, as `TimeModel.times` gives them. What cells of operators spend on the host is left out: measured
-        kernels do not contain it. It belongs to the cells of the category `HOST`, or else to what runs between calls.
+        Predicted, of what the measured calls contain: as `TimeModel.times` gives them, or kernels and host apart.
 
     Raises
     ------
@@ -258,8 +258,7 @@ def _cells(
                 Compared(predicted=Time(), measured=sum(waits), calls=0, spread=None)
             )
     for cell, time in predicted.items():
-        part = time if cell[1] is Category.HOST else _work(time)
-        rows.setdefault(cell, []).append(Compared(predicted=part, measured=0.0, calls=0, spread=None))
+        rows.setdefault(cell, []).append(Compared(predicted=time, measured=0.0, calls=0, spread=None))
     return {cell: sum_compared(parts) for cell, parts in rows.items()}
 
 

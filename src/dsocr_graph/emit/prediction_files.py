@@ -102,7 +102,7 @@ def compare_measured(
     if not isinstance(time_model, Calibrated):
         return compare(model, measurement, time_model)
     on_device = measurement.machine.kind != "cpu"
-    kernels = evolve(time_model, runtime="cudagraph") if on_device else time_model
+    kernels = evolve(time_model, runtime="cudagraph") if on_device else None
     variant = {"moe": time_model.moe} if "moe" in model.variant else {}
     return compare(model, measurement, time_model, kernels=kernels, variant=variant)
 

@@ -42,7 +42,11 @@ class Placed(Generic[Record]):
 
 
 def lower(
-    graph: CallGraph, *, allow_unclassified: bool = False, descriptions: Mapping[str, str] | None = None
+    graph: CallGraph,
+    *,
+    allow_unclassified: bool = False,
+    descriptions: Mapping[str, str] | None = None,
+    load_dtype: DType | None = None,
 ) -> AnalyticModel:
     """Lower every call of a call graph to an analytic layer.
 
@@ -54,6 +58,8 @@ def lower(
         Keep calls without a rule as `unclassified` layers with their bytes, instead of raising.
     descriptions : mapping of str to str
         What each stage does, by name.
+    load_dtype : DType, optional
+        Type that all weights are in while the model is loaded, before they are cast. None: each in its own.
 
     Raises
     ------
@@ -100,7 +106,7 @@ def lower(
         dims={name: LEGEND.get(name, "size") for stage in captured.graphs for name in stage.dims},
         parameters=elements,
         parameter_bytes=parameter_bytes,
-        load_bytes=elements * DType.FP32.itemsize,
+        load_bytes=parameter_bytes if load_dtype is None else elements * load_dtype.itemsize,
         stages=tuple(
             _stage(stage, graph, (descriptions or {}).get(stage.stage, ""), _schedule(stage.stage, [*leaves, *free]))
             for stage in captured.graphs

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dsocr_graph.models.deepseek_ocr.running import RunnableModel
     from dsocr_graph.models.stage_spec import StageSpec
     from dsocr_graph.workloads.profile import Profile
+    from modelmeter.dtypes import DType
     from modelmeter.workload import Workload
 
 
@@ -46,6 +47,10 @@ class NamedModel:
         (variant) to the settings that decide its cost; part of the cache key.
     build : callable
         (variant) to the module without weights and its stages; needs torch.
+    load_dtype : DType or None
+        Type of all weights while they are loaded, before a cast; None: each in its own.
+    attention : str
+        The implementation of attention that is meant when none is asked for.
     shipped : callable
         (variant) to the name that a package which registers the model with modelmeter would ship it under.
     packages : tuple of str
@@ -61,6 +66,8 @@ class NamedModel:
     workload: Callable[[Profile], Workload]
     config: Callable[[Any], Mapping[str, object]]  # of the model's own variant
     build: Callable[[Any], tuple[nn.Module, tuple[StageSpec, ...]]]
+    load_dtype: DType | None = None
+    attention: str = "sdpa"
     shipped: Callable[[Any], str] = lambda variant: variant.name
     packages: tuple[str, ...] = ()
     runnable: Callable[[Any, Any], RunnableModel] | None = None

@@ -15,6 +15,7 @@ from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.workloads.bind import bind_profile
 from dsocr_graph.workloads.modes import MODES
 from dsocr_graph.workloads.request import requests_of
+from modelmeter.dtypes import DType
 from modelmeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def deepseek_ocr_model(name: str, size: DeepseekOCRConfig, *, description: str, 
             base_size=profile.mode.base_size, dtype=profile.dtype, attention=attention
         ),
         workload=bind_profile,
+        load_dtype=DType.FP32,  # as the published script loads
         shipped=_shipped_name,
         config=lambda variant: config(variant).to_dict(),
         build=lambda variant: _build(config(variant), variant),
@@ -199,6 +201,7 @@ def transformers_model(model: TransformersModel) -> NamedModel:
         source=model.source,
         variant=lambda profile, attention: TransformersVariant(dtype=profile.dtype, attention=attention),
         workload=lambda profile: _requests_workload(model, profile),
+        attention=model.attention,
         config=model.config,
         build=model.build,
         packages=("transformers",),

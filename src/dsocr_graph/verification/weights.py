@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsocr_graph.timing.memory_limits import require_memory
+
 _SPREAD = 0.02  # standard deviation of random weights
+_ROOM = 1.2  # what runs needs room too
 _DRAWN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -24,6 +27,11 @@ def fill_with_random_weights(module: nn.Module, *, seed: int) -> None:
     seed : int
         Of the values.
 
+    Raises
+    ------
+    MeasurementMemoryError
+        When the machine has no memory for them.
+
     Examples
     --------
     >>> with torch.device("meta"):
@@ -33,6 +41,12 @@ def fill_with_random_weights(module: nn.Module, *, seed: int) -> None:
     >>> tied[1].weight is tied[0].weight, tied[0].weight.device.type, tuple(tied(torch.ones(1, 4)).shape)
     (True, 'cpu', (1, 4))
     """
+    require_memory(
+        f"{type(module).__name__} with random weights",
+        round(_ROOM * sum(parameter.nbytes for parameter in module.parameters() if parameter.is_meta)),
+        torch.device("cpu"),
+        "choose bf16, or a smaller model: of a transformers model, fewer layers",
+    )
     weights = _Weights(module, torch.Generator().manual_seed(seed))
     for owner in module.modules():
         for name, parameter in list(owner.named_parameters(recurse=False, remove_duplicate=False)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 1 << 24  # of one request; a bound against slips, far beyond any model's context
 MAX_AUDIO_SECONDS = 24 * 3600.0
+SPOKEN_TOKENS = 10 / 3  # a second: 150 words a minute, as audiobooks are read, of 4/3 tokens each; an assumption
 
 
 class InvalidRequestError(WorkloadError, ValueError):
@@ -76,14 +77,15 @@ class Request:
 def requests_of(profile: Profile) -> tuple[Request, ...]:
     """Return what a profile asks of any model: one request per page.
 
-    What a page's answer says is the page's text: a model without images reads as many tokens as are generated.
+    What a page's answer says is the page's text: a model without images reads as many tokens as are generated, and a
+    model of speech hears them read aloud, `SPOKEN_TOKENS` a second.
 
     Examples
     --------
     >>> from dsocr_graph.workloads import load_profile
     >>> letter = requests_of(load_profile("dsocr-standard-v1"))[0]
-    >>> letter.images[0].width, letter.prompt_tokens, letter.page_text_tokens, letter.new_tokens
-    (1275, 10, 1100, 1100)
+    >>> letter.images[0].width, letter.prompt_tokens, letter.page_text_tokens, letter.new_tokens, letter.audio_seconds
+    (1275, 10, 1100, 1100, 330.0)
     """
     return tuple(
         Request(
@@ -93,6 +95,7 @@ def requests_of(profile: Profile) -> tuple[Request, ...]:
             new_tokens=entry.new_tokens,
             images=(entry.page,),
             page_text_tokens=entry.new_tokens,
+            audio_seconds=entry.new_tokens / SPOKEN_TOKENS,
         )
         for entry in profile.pages
     )

@@ -200,7 +200,7 @@ def test_a_gpu_is_compared_kernel_by_kernel() -> None:
         date="2026-01-02",
         models=(),
         peaks=Peaks(matrix_flops={"bf16": 1e15}, vector_flops=1e14, bandwidth=4e12),
-        host=HostCosts(classes={**dict.fromkeys(HOST_CLASSES, 20e-6), "module": 0.0}),
+        host=HostCosts(classes={**dict.fromkeys(HOST_CLASSES, 20e-6), "module": 0.0, "turn": 0.0}),
         samples=tuple(samples.values()),
     )
     kernel_seconds = tuple(10e-6 if position < len(leaves) else 0.0 for position in stage.schedule)

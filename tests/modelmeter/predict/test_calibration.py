@@ -78,7 +78,7 @@ Edit = Callable[[dict[str, Any]], object]
         (lambda file: file["samples"][0].update(seconds=[1e-6, 0]), r"has the times \(1e-06, 0.0\); they are positive"),
         (
             lambda file: file["samples"].append(file["samples"][0]),
-            "1 calls have more than one sample, the first is aten",
+            "more than one sample of 1 of the calls, first aten",
         ),
     ],
 )

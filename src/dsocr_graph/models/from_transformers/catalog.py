@@ -8,11 +8,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
 from dsocr_graph.models.from_transformers.configuration import read_settings, transformers_config
 from dsocr_graph.models.from_transformers.family import Family
+from dsocr_graph.models.from_transformers.shorten import shortened
 from dsocr_graph.workloads.request import Request
 from modelmeter.workload import WorkloadItem
 
@@ -40,6 +41,7 @@ class TransformersModel:
     source: str  # of the configuration
     settings: Mapping[str, Any] = field(repr=False)  # the configuration file as it stands
     family: Family
+    attention: str = "sdpa"  # what is captured unless told otherwise: the best implementation that its classes have
 
     def config(self, variant: TransformersVariant) -> Mapping[str, object]:
         """Return what decides the cost beside the variant; part of the cache key."""
@@ -59,6 +61,16 @@ class TransformersModel:
         config = transformers_config(self.settings, source=self.source)
         model = meta_model(config, class_of(self.family, config), variant)
         return model, self.family.stages(model, config, variant)
+
+    def shortened(self, layers: int) -> TransformersModel:
+        """Return the model with at most so many layers in each stack, under a name of its own.
+
+        Raises
+        ------
+        ModelConfigError
+            When it cannot be shortened.
+        """
+        return evolve(self, name=f"{self.name}-{layers}-layers", settings=shortened(self.settings, layers))
 
     def runs(self, request: Request) -> WorkloadItem:
         """Return what the model runs for a request; needs neither torch nor transformers.
@@ -89,6 +101,7 @@ def model_from_config(path: str | Path, *, name: str | None = None) -> Transform
         When it is no configuration of a model that can be captured.
     """
     from dsocr_graph.models.from_transformers.families import family_of
+    from dsocr_graph.models.from_transformers.load import model_class
 
     settings = read_settings(path)
     config = transformers_config(settings, source=str(path))
@@ -99,6 +112,7 @@ def model_from_config(path: str | Path, *, name: str | None = None) -> Transform
         source=str(path),
         settings=settings,
         family=family,
+        attention="sdpa" if getattr(model_class(class_name), "_supports_sdpa", False) else "eager",
     )
 
 
@@ -107,10 +121,12 @@ def _default_name(path: Path) -> str:
     return path.resolve().parent.name if stem == "config" else stem
 
 
-def _shipped(name: str, family: Family, *, description: str, source: str) -> TransformersModel:
+def _shipped(name: str, family: Family, *, description: str, source: str, attention: str = "sdpa") -> TransformersModel:
     with as_file(files("dsocr_graph.models.from_transformers") / "configs" / f"{name}.json") as file:
         settings = read_settings(file)
-    return TransformersModel(name=name, description=description, source=source, settings=settings, family=family)
+    return TransformersModel(
+        name=name, description=description, source=source, settings=settings, family=family, attention=attention
+    )
 
 
 CATALOG: Mapping[str, TransformersModel] = {
@@ -153,6 +169,7 @@ CATALOG: Mapping[str, TransformersModel] = {
             image_text.FAMILY,
             description="GOT-OCR2: SAM encoder, one view of 1024 pixels, Qwen2-0.5B decoder; eager attention only",
             source="stepfun-ai/GOT-OCR-2.0-hf: config.json, whose sizes are transformers' GotOcr2Config defaults",
+            attention="eager",
         ),
         _shipped(
             "siglip-so400m-patch14-384",

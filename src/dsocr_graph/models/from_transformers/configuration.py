@@ -1,4 +1,4 @@
-"""Read a transformers configuration from its JSON file, without the network and without remote code."""
+"""Read a transformers configuration from its JSON file, without the network and without running code of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dsocr_graph.errors import DsocrGraphError, ModelConfigError
+from dsocr_graph.models.from_transformers.trusted_code import CONFIG_CLASS, FLAG, TrustedCode
 from dsocr_graph.workloads.limits import suggestion
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def _checked(settings: object, source: str) -> dict[str, Any]:
     return known
 
 
-def transformers_config(settings: Mapping[str, Any], *, source: str = "the configuration") -> PreTrainedConfig:
+def transformers_config(
+    settings: Mapping[str, Any], *, source: str = "the configuration", code: TrustedCode | None = None
+) -> PreTrainedConfig:
     """Return the transformers configuration that settings stand for.
 
     Parameters
@@ -85,9 +88,13 @@ def transformers_config(settings: Mapping[str, Any], *, source: str = "the confi
         What `read_settings` returned.
     source
         Where they are from, for messages.
+    code
+        Code that the user trusts; its configuration class, where it has one, is taken before transformers' own.
 
     Raises
     ------
+    TrustedCodeError
+        When the configuration class cannot be imported.
     ModelConfigError
         When the installed transformers has no such model_type, or refuses the settings.
 
@@ -100,10 +107,15 @@ def transformers_config(settings: Mapping[str, Any], *, source: str = "the confi
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     model_type = str(settings["model_type"])
-    if model_type not in CONFIG_MAPPING:
+    config_class: Any
+    if code is not None and CONFIG_CLASS in code.classes:
+        config_class = code.load(CONFIG_CLASS)
+    elif model_type in CONFIG_MAPPING:
+        config_class = CONFIG_MAPPING[model_type]
+    else:
         raise ModelConfigError(_unknown_type(settings, model_type, source, tuple(CONFIG_MAPPING.keys())))
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(settings))
+        return config_class.from_dict(dict(settings))
     except Exception as error:  # the checks of a configuration class raise what they like
         raise ModelConfigError(
             f"{source} is no {model_type} that transformers {metadata.version('transformers')} can read: "
@@ -116,8 +128,8 @@ def _unknown_type(settings: Mapping[str, Any], model_type: str, source: str, kno
     if "auto_map" in settings:
         return (
             f"{source} is of model_type {model_type!r}, whose code is not in transformers {version} but in files "
-            "beside the weights (auto_map); such code is not run. Install a transformers that has the model, or give "
-            "a factory of your own"
+            f"beside it (auto_map); such code is not run unless you trust it. Read it and give {FLAG}, install a "
+            "transformers that has the model, or give a factory of your own"
         )
     near = suggestion(model_type, known).partition(" Known:")[0]
     return (

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from dsocr_graph.errors import ModelConfigError
 from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
 from dsocr_graph.models.from_transformers.family import Family
+from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig
 
 FAMILIES: tuple[Family, ...] = (
@@ -57,6 +59,41 @@ def class_of(family: Family, config: PreTrainedConfig) -> str:
     if class_name is None:
         raise ModelConfigError(_refusal(config, (family,)))
     return class_name
+
+
+def trusted_family_of(code: TrustedCode) -> tuple[Family, type[nn.Module]]:
+    """Return the family of code that the user trusts, and its class to build; imports that class alone.
+
+    A class of transformers that the auto_map names, such as AutoModelForCausalLM, has the mapping of a family. Image
+    encoders have none: they are an AutoModel whose main input are pixels.
+
+    Raises
+    ------
+    TrustedCodeError
+        When the class cannot be imported.
+    ModelConfigError
+        When no family takes any of its classes.
+    """
+    for family in FAMILIES:
+        for auto_class in code.model_classes:
+            if auto_class == _auto_class(family):
+                model = code.load(auto_class)
+                if getattr(model, "main_input_name", None) == family.main_input:
+                    return family, model
+    known = ", ".join(f"{_auto_class(family)} ({family.description})" for family in FAMILIES)
+    raise ModelConfigError(
+        f"the auto_map of {code.directory} has {', '.join(code.model_classes) or 'no class of a model'}; it takes one "
+        f"of {known}, with the main_input_name of its kind. Name one in the auto_map, or give a factory of your own"
+    )
+
+
+def _auto_class(family: Family) -> str:
+    """Return the class of transformers that builds models of a family; AutoModel where there is none for it alone."""
+    from transformers.models.auto import modeling_auto
+
+    mapping = getattr(modeling_auto, family.mapping.removesuffix("_NAMES"))
+    classes = {name: each for name, each in vars(modeling_auto).items() if name.startswith("AutoModel")}
+    return next((name for name, each in classes.items() if each._model_mapping is mapping), "AutoModel")
 
 
 def _refusal(config: PreTrainedConfig, tried: tuple[Family, ...]) -> str:
