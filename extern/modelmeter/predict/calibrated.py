@@ -197,7 +197,10 @@ class Calibrated:
         between = self._module_seconds(model, stage)
         loops = self._calls.loops(leaves, bindings, routing)
         made = [self._calls.step(record, bindings, routing, loops.get(record.module), between) for record in records]
-        bounds = [self._calls.bound(record, bindings) for record in records]
+        bounds = [
+            self._calls.bound(record, bindings, float(step.device[0]))
+            for record, step in zip(records, made, strict=True)
+        ]
         steps = [made[position] for position in stage.schedule]
         if self._on_cpu:
             advances = serial(steps)

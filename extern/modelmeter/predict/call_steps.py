@@ -138,23 +138,33 @@ class CallSteps:
             syncs=routed is not None and waits_for_host(call),
         )
 
-    def bound(self, record: Leaf | FreeOps, bindings: Mapping[str, int]) -> str:
+    def bound(self, record: Leaf | FreeOps, bindings: Mapping[str, int], seconds: float) -> str:
         """Return what bounds a call: "host", "matrix_units", "vector_units" or "memory".
 
-        On a CPU, a call that takes less at the peak rates than a view in turn with other calls is bound by its host.
+        On a CPU the time of a call contains its host's: where a view in turn with other calls takes more than half as
+        long, the host bounds it.
+
+        Parameters
+        ----------
+        record : Leaf or FreeOps
+            The call.
+        bindings
+            Sizes of the run.
+        seconds : float
+            What the device takes for it.
         """
         if isinstance(record, FreeOps):
+            return "host"
+        classes = self.calibration.host.classes
+        dispatch = classes.get("view", 0.0) + classes.get("turn", 0.0)
+        if self.calibration.machine.kind == "cpu" and seconds < 2 * dispatch:
             return "host"
         peaks, cost = self.calibration.peaks, record.cost
         dtype = record.dtype.value if record.dtype is not None else ""
         matrix = cost.matmul_flops.at(bindings) / peaks.matrix_flops.get(dtype, max(peaks.matrix_flops.values()))
         vector = cost.vector_flops.at(bindings) / peaks.vector_flops
         memory = cost.bytes.at(bindings) / peaks.bandwidth
-        seconds = {"matrix_units": matrix, "vector_units": vector, "memory": memory}
-        if self.calibration.machine.kind == "cpu":
-            classes = self.calibration.host.classes
-            seconds["host"] = classes.get("view", 0.0) + classes.get("turn", 0.0)
-        return max(seconds.items(), key=lambda item: item[1])[0]
+        return max({"matrix_units": matrix, "vector_units": vector, "memory": memory}.items(), key=lambda it: it[1])[0]
 
     # --- device times
 

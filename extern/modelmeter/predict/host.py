@@ -38,14 +38,14 @@ _NAMES: Mapping[str, str] = MappingProxyType(
             clamp clamp_max clamp_min clone contiguous copy cos div dropout elu eq erf exp feature_dropout fill
             flatten floor floor_divide ge gelu gt hardswish isinf isnan le leaky_relu lerp log logical_and
             logical_not logical_or lt masked_fill maximum minimum mul ne neg pow reciprocal relu remainder reshape
-            round rsqrt rsub sigmoid silu sin softplus sqrt square sub tanh to tril triu true_divide type_as where
-            zero
+            reshape_as round rsqrt rsub sigmoid silu sin softplus sqrt square sub tanh to tril triu true_divide
+            type_as where zero
         """,
         "reduction": """
-            _softmax all amax amin any argmax argmin cumprod cumsum group_norm layer_norm linalg_vector_norm
-            log_softmax logsumexp max mean min norm prod rms_norm softmax sum var var_mean
+            _is_all_true _softmax all amax amin any argmax argmin cumprod cumsum group_norm layer_norm
+            linalg_vector_norm log_softmax logsumexp max mean min norm prod rms_norm softmax sum var var_mean
         """,
-        "gemm": "_grouped_mm addmm bmm conv1d conv2d einsum grouped_linear linear matmul mm",
+        "gemm": "_grouped_mm addmm bmm conv1d conv2d conv3d einsum grouped_linear linear matmul mm",
         "attention": "flash_attention scaled_dot_product_attention",
         "indexing": """
             argsort bincount bucketize embedding gather histc index index_add index_copy index_put index_select isin

@@ -30,7 +30,7 @@ def test_views_and_modules_cost_microseconds_on_a_cpu() -> None:
     """Nothing is launched; other classes are part of their calls' times."""
     costs = measure_host_costs(torch.device("cpu"))
     assert (costs.launch, costs.latency, costs.sync) == (0, 0, 0)
-    assert set(costs.classes) == {"view", "module"}
+    assert set(costs.classes) == {"view", "module", "turn"}
     assert all(1e-8 < seconds < 1e-3 for seconds in costs.classes.values())
 
 

@@ -129,6 +129,16 @@ def test_on_a_cpu_every_call_and_view_adds_up() -> None:
     assert time.host == pytest.approx(1.6e-3)
 
 
+def test_on_a_cpu_every_call_and_view_takes_its_turn() -> None:
+    """Six calls and views, 0.1 ms each beyond the 11.6 ms that they take in a row."""
+    costs = {"view": 0.5e-3, "module": 0.2e-3, "turn": 0.1e-3}
+    in_turn = attrs.evolve(calibration(), host=HostCosts(classes=costs))
+    time = Calibrated(calibration=in_turn).seconds(model(), "step", {"B": 2})
+    assert time.seconds == pytest.approx(11.6e-3 + 6 * 0.1e-3)
+    # SiLU takes 1 ms, less than twice the 0.6 ms of a view in turn: its two calls count as the host's.
+    assert time.host == pytest.approx(1.6e-3 + 6 * 0.1e-3 + 2 * 1e-3)
+
+
 def test_between_two_sizes_the_time_is_between() -> None:
     """B = 4 is halfway between 2 and 8 in the logarithm: sqrt(2) times 10 ms, views and modules as before."""
     time = Calibrated(calibration=calibration()).seconds(model(), "step", {"B": 4})
