@@ -247,6 +247,8 @@ def _run_cost(
         )
     if set(stage.dims) - run.bindings.keys():
         raise UnboundStageDimError(stage, where, run.bindings)
+    last = {run.sweep: run.bindings[run.sweep] + run.count - 1} if run.sweep is not None else {}
+    model.require_room(where, {**run.bindings, **last})
     binding = Binding(bindings=run.bindings, count=run.count, sweep=run.sweep, routing=routing)
     sums: dict[tuple[str, Category], list[Number]] = {}
     for leaf in model.leaves_by_stage[run.stage]:

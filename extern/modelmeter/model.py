@@ -11,7 +11,7 @@ from attrs import field, fields, frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, Routing, uniform_routing
 from modelmeter.dtypes import DType
-from modelmeter.errors import UnknownNameError
+from modelmeter.errors import ModelMeterError, UnknownNameError
 from modelmeter.layers.base import BaseLayer
 from modelmeter.signature import Signature, StoredSignature
 from modelmeter.stored import StoredDim, StoredLayer, stored
@@ -21,6 +21,10 @@ SCHEMA_VERSION = 2
 
 class UnknownStageError(UnknownNameError):
     """A stage that the model does not have."""
+
+
+class SizeLimitError(ModelMeterError, ValueError):
+    """A size beyond what the model has room for."""
 
 
 class Exactness(StrEnum):
@@ -294,6 +298,7 @@ class AnalyticModel:
     free: tuple[FreeOps, ...]
     edges: tuple[Edge, ...]
     provenance: Mapping[str, str] = field(factory=dict)  # versions of what made it
+    limits: Mapping[str, int] = field(factory=dict)  # largest size of a dim, where the model has one
 
     @cached_property
     def root(self) -> ModuleNode:
@@ -312,6 +317,21 @@ class AnalyticModel:
         if found is None:
             raise UnknownStageError("stage", name, [stage.name for stage in self.stages])
         return found
+
+    def require_room(self, where: str, bindings: Mapping[str, int]) -> None:
+        """Refuse sizes beyond the model's limits.
+
+        Raises
+        ------
+        SizeLimitError
+            When one is; the message starts with `where` and names the limit.
+        """
+        for name, largest in self.limits.items():
+            if bindings.get(name, 0) > largest:
+                raise SizeLimitError(
+                    f"{where} runs at {name} = {bindings[name]:,}; {self.name} has room for {name} up to {largest:,} "
+                    f"({self.dims.get(name, 'size')})"
+                )
 
     @cached_property
     def leaves_by_stage(self) -> Mapping[str, tuple[Leaf, ...]]:

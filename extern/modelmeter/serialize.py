@@ -54,6 +54,8 @@ def model_to_json(model: AnalyticModel) -> str:
         JSON that `model_from_json` reads and ``schema/model.schema.json`` describes; ends with a newline.
     """
     document = {"schema_version": SCHEMA_VERSION, **_converter().unstructure(model)}
+    if not model.limits:
+        del document["limits"]
     return dump_json(document, depths={"stages": 4})
 
 

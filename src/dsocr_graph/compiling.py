@@ -54,6 +54,7 @@ def compile_model(
         facts=variant.facts(),
         versions=named.versions,
         load_dtype=named.load_dtype,
+        limits=named.limits,
         allow_unclassified=allow_unclassified,
         allow_partial=allow_partial,
         progress=progress,
@@ -95,6 +96,7 @@ def compile_user_model(
         facts=model.facts,
         versions={},
         load_dtype=None,
+        limits={},
         allow_unclassified=allow_unclassified,
         allow_partial=allow_partial,
         progress=progress,
@@ -146,6 +148,7 @@ def _compiled(
     facts: Mapping[str, str],
     versions: Mapping[str, str],
     load_dtype: DType | None,
+    limits: Mapping[str, int],
     allow_unclassified: bool,
     allow_partial: bool,
     progress: Progress,
@@ -166,5 +169,6 @@ def _compiled(
         allow_unclassified=allow_unclassified,
         descriptions={stage.name: stage.description for stage in stages},
         load_dtype=load_dtype,
+        limits=limits,
     )
     return CompiledModel(model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic))

@@ -14,7 +14,7 @@ from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.errors import OptionError
 from dsocr_graph.model_cache import CompiledModel, ModelCache
 from dsocr_graph.models.named_model import NamedModel
-from dsocr_graph.subjects import points_of, points_workload, subject_of
+from dsocr_graph.subjects import points_of, points_workload, restricted, subject_of
 from dsocr_graph.time_models import choose_time_model
 from dsocr_graph.timing.plan import Point, check_point
 from dsocr_graph.workloads import choose_profile
@@ -70,6 +70,7 @@ def analyze_model(
     out: str | Path | None = None,
     allow_unclassified: bool = False,
     allow_partial: bool = False,
+    trust_remote_code: bool = False,
     cache: bool = True,
     progress: Progress = lambda message: None,
 ) -> Analysis:
@@ -127,6 +128,8 @@ def analyze_model(
         Report operators without a lowering rule instead of raising.
     allow_partial : bool
         Report the other stages where one cannot be captured; the variant then says without which it is.
+    trust_remote_code : bool
+        Import the code that a configuration's auto_map names, from files beside it; `progress` is told which, before.
     cache : bool
         Keep and reuse compiled models; a cached run imports no torch.
     progress : callable
@@ -149,7 +152,7 @@ def analyze_model(
     Traceback (most recent call last):
     dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: ...
     """
-    subject = subject_of(model, inputs, dims=dims)
+    subject = subject_of(model, inputs, dims=dims, trust_remote_code=trust_remote_code, progress=progress)
     time_model = choose_time_model(
         device=_device(device, calibration), calibration=calibration, runtime=runtime, moe=moe, physical=physical
     )
@@ -180,7 +183,9 @@ def analyze_model(
         compiled = compile_user_model(subject, progress=progress, **partly)
         asked_for = points_workload(asked)
     captured = model_from_bytes(compiled.model_json, source=f"compiled {subject.name}")
-    for point in asked:
+    if allow_partial:
+        asked_for = restricted(asked_for, [stage.name for stage in captured.stages])
+    for point in asked if points else ():
         check_point(captured, point)
     progress(f"evaluating {asked_for.name}")
     applied = apply(captured, what_if)
@@ -211,6 +216,7 @@ def analyze_model(
             "physical": physical or None,
             "allow_unclassified": allow_unclassified or None,
             "allow_partial": allow_partial or None,
+            "trust_remote_code": trust_remote_code or None,
         }
         if applied.model is not captured:
             compiled = evolve(compiled, model_json=model_to_json(applied.model).encode())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from attrs import evolve
 
 from dsocr_graph.errors import OptionError
 from dsocr_graph.models.from_transformers import CATALOG, model_from_config
@@ -116,6 +118,24 @@ def points_workload(points: Sequence[Point]) -> Workload:
     runs = tuple(StageRun(stage=point.stage, count=1, bindings=point.bindings) for point in points)
     name = "; ".join(point.text for point in points)
     return Workload(name=name, items=(WorkloadItem(name="points", documents=1, runs=runs),))
+
+
+def restricted(workload: Workload, stages: Collection[str]) -> Workload:
+    """Return a workload without the runs of other stages, and without items that then run nothing.
+
+    Raises
+    ------
+    InvalidWorkloadError
+        When nothing is left.
+
+    Examples
+    --------
+    >>> both = points_workload([Point(stage=stage, bindings={"B": 1}) for stage in ("encode", "decode")])
+    >>> [run.stage for run in restricted(both, {"decode"}).items[0].runs]
+    ['decode']
+    """
+    kept = [(item, tuple(run for run in item.runs if run.stage in stages)) for item in workload.items]
+    return evolve(workload, items=tuple(evolve(item, runs=runs) for item, runs in kept if runs))
 
 
 def _names_factory(model: str | Path) -> bool:

@@ -16,6 +16,7 @@ from modelmeter.devices import load_device
 from modelmeter.dims import fewest_routing, most_routing
 from modelmeter.errors import DimError, ModelMeterError, UnboundDimError
 from modelmeter.evaluate import UnknownStageError, evaluate, evaluate_stage
+from modelmeter.model import SizeLimitError
 from modelmeter.reports.rollup import component_of
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
@@ -282,3 +283,16 @@ def test_a_size_for_an_unknown_dim_is_refused(toy: ModuleType) -> None:
     """A misspelt dim is no silent default."""
     with pytest.raises(DimError, match="toy has no dim s; its dims are B, S, T"):
         evaluate_stage(toy.toy_model(), "prefill", B=2, S=5, s=5)
+
+
+def test_sizes_beyond_the_model_are_refused(toy: ModuleType) -> None:
+    """The last step of a sweep counts too; the message names the limit."""
+    limited = evolve(toy.toy_model(), limits={"S": 5, "T": 9})
+    assert evaluate_stage(limited, "prefill", B=2, S=5).total.cost == evaluate_stage(
+        toy.toy_model(), "prefill", B=2, S=5
+    ).total.cost
+    with pytest.raises(SizeLimitError, match=r"stage 'prefill' runs at S = 6; toy has room for S up to 5"):
+        evaluate_stage(limited, "prefill", B=2, S=6)
+    assert evaluate_stage(limited, "decode", B=1, T=7, count=3, sweep="T").executions == 3
+    with pytest.raises(SizeLimitError, match="runs at T = 10"):
+        evaluate_stage(limited, "decode", B=1, T=7, count=4, sweep="T")

@@ -250,6 +250,14 @@ def test_other_text_is_refused(text: str) -> None:
         model_from_json(text)
 
 
+def test_limits_are_kept_and_left_out_where_there_are_none(toy: ModuleType) -> None:
+    """A model without limits reads as before there were any."""
+    plain = toy.toy_model()
+    assert '"limits"' not in model_to_json(plain)
+    limited = evolve(plain, limits={"S": 8192})
+    assert model_from_json(model_to_json(limited)).limits == {"S": 8192}
+
+
 @pytest.mark.parametrize("version", [1, "2", None, True])
 def test_another_schema_version_is_refused(toy: ModuleType, version: object) -> None:
     """The message names both versions."""

@@ -47,6 +47,7 @@ def lower(
     allow_unclassified: bool = False,
     descriptions: Mapping[str, str] | None = None,
     load_dtype: DType | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> AnalyticModel:
     """Lower every call of a call graph to an analytic layer.
 
@@ -60,6 +61,8 @@ def lower(
         What each stage does, by name.
     load_dtype : DType, optional
         Type that all weights are in while the model is loaded, before they are cast. None: each in its own.
+    limits : mapping of str to int
+        The largest size of each dim that has one.
 
     Raises
     ------
@@ -119,6 +122,7 @@ def lower(
             for edge in graph.edges
         ),
         provenance=captured.provenance,
+        limits=dict(limits or {}),
     )
 
 

@@ -242,6 +242,7 @@ def check_point(model: AnalyticModel, point: Point) -> None:
         raise PlanError(f"{point.text!r} does not fit stage {point.stage!r} of {model.name}, which takes {wanted}")
     if any(size < 1 for size in point.bindings.values()):
         raise PlanError(f"{point.text!r} has a size below 1; sizes are whole numbers from 1 up")
+    model.require_room(f"point {point.text!r}", point.bindings)
 
 
 def parse_point(text: str) -> Point:

@@ -119,6 +119,20 @@ def test_two_measurements_compare_versions_of_torch() -> None:
     assert (entry.difference, entry.reasons) == (-5.0, ("torch 1 → 2",))
 
 
+@pytest.mark.parametrize("versions", [("5.22.0", "5.23.0"), ("5.23.0", "5.22.0"), (None, "5.23.0"), ("5.23.0", None)])
+def test_reports_of_two_versions_of_a_package_say_so(folder: Path, versions: tuple[str | None, str | None]) -> None:
+    """Files that name another transformers, or none, differ in one fact, whichever comes first."""
+    document = json.loads((folder / "run" / "report.json").read_text())
+    for place, version in enumerate(versions):
+        document["model"]["provenance"] = {"torch": "2.13.0"} | ({} if version is None else {"transformers": version})
+        (folder / f"{place}.json").write_text(json.dumps(document))
+    operands = [read_operand(str(folder / f"{place}.json")) for place in (0, 1)]
+    compared = set_side_by_side(sides_of(operands, workload_of=lambda _: pytest.fail("no model")))
+    assert [(fact.name, fact.values) for fact in compared.facts if fact.differs] == [
+        ("version of transformers", versions)
+    ]
+
+
 def test_a_report_and_a_measurement_do_not_fit(folder: Path, toy: ModuleType) -> None:
     """A whole workload and single executions have no unit in common."""
     operands = [read_operand(str(folder / "run")), read_operand(str(folder / "measured.json"))]

@@ -19,6 +19,15 @@ def test_every_stack_is_shortened() -> None:
     }
 
 
+def test_a_layer_of_the_rarer_kind_is_left() -> None:
+    """Where no layer with global attention is among the first two, the last of them becomes one."""
+    assert shortened({"depth": 27, "global_attn_indexes": [8, 16], "mlp_only_layers": [5]}, 2) == {
+        "depth": 2,
+        "global_attn_indexes": [1],
+        "mlp_only_layers": [],
+    }
+
+
 def test_a_layer_with_experts_is_left() -> None:
     """DeepSeek-V3's first three layers have none: of two, one keeps them."""
     short = CATALOG["deepseek-v3"].shortened(2)

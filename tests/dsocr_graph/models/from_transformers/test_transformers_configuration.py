@@ -46,7 +46,7 @@ def test_a_directory_and_its_file_are_one_model(tmp_path: Path) -> None:
         ("[1]", "holds a JSON list"),
         ("{}", "has no model_type"),
         ('{"model_type": "qwen4"}', "transformers .* does not have; did you mean 'qwen3"),
-        ('{"model_type": "mine", "auto_map": {"AutoConfig": "c.C"}}', "such code is not run"),
+        ('{"model_type": "mine", "auto_map": {"AutoConfig": "c.C"}}', "not run unless you trust it"),
         ('{"model_type": "qwen3", "hidden_size": "wide"}', "is no qwen3 that transformers"),
         ('{"model_type": "vits"}', "none of these families: .*causal_lm"),
         ('{"model_type": "qwen3", "architectures": ["Qwen3ForTokenClassification"]}', "none of these families"),

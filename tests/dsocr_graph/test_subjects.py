@@ -1,0 +1,106 @@
+"""Subjects: every way to name a model, the sizes it is analyzed at, and a model without one of its stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dsocr_graph import analyze_model
+from dsocr_graph.errors import CaptureError, FactoryError, OptionError, PlanError, UnknownModelError
+from dsocr_graph.models.from_transformers.configuration import ConfigNotFoundError
+from dsocr_graph.models.user_model import UserModel, stage_of
+from dsocr_graph.subjects import named_or_configured, subject_of
+
+
+class Halves(nn.Module):
+    """A linear layer, and a branch on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 4] -> [B, 2], if the values are large."""
+        y = self.linear(x)
+        return y * 2 if x.sum() > 0 else y
+
+
+def halves() -> UserModel:
+    """Return a model with a stage that can be captured and one that cannot: what a factory makes."""
+    model, x = Halves(), torch.ones(3, 4)
+    dims = [{0: "B"}]
+    return UserModel(
+        name="halves",
+        module=model,
+        stages=[stage_of(model.linear, x, dims=dims, name="good"), stage_of(model, x, dims=dims, name="bad")],
+    )
+
+
+def test_a_model_is_named_in_four_ways(tmp_path: Path) -> None:
+    """By name, by the path of a configuration or its directory, by a factory, and as a module."""
+    file = tmp_path / "small" / "config.json"
+    file.parent.mkdir()
+    file.write_text('{"model_type": "qwen3", "num_hidden_layers": 1}', encoding="utf-8")
+    assert subject_of("deepseek-ocr").name == "deepseek-ocr"
+    assert named_or_configured(file).name == named_or_configured(file.parent).name == "small"
+    assert subject_of(nn.Linear(4, 2), torch.ones(3, 4)).name == "Linear"
+    with pytest.raises(FactoryError, match="has no factory 'make'"):
+        subject_of("torch.nn:make")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ("deepseek-orc", UnknownModelError, "by the path of its config.json, or by a factory"),
+        ("no/config.json", ConfigNotFoundError, "no transformers configuration at no/config.json"),
+    ],
+)
+def test_what_names_no_model_says_how_to(model: str, error: type[Exception], message: str) -> None:
+    """The message has the known names, or what is missing."""
+    with pytest.raises(error, match=message):
+        subject_of(model)
+
+
+def test_inputs_belong_to_modules() -> None:
+    """A module needs them; a named model brings its own."""
+    with pytest.raises(OptionError, match="a Linear is analyzed with example inputs"):
+        subject_of(nn.Linear(4, 2))
+    with pytest.raises(OptionError, match="'deepseek-ocr' brings its own"):
+        subject_of("deepseek-ocr", torch.ones(1))
+
+
+def test_options_that_say_nothing_of_the_model_are_refused() -> None:
+    """Pages and variants belong to named models, and points take their place."""
+    with pytest.raises(OptionError, match="--batch, --dtype would say nothing of Linear, which comes as it is"):
+        analyze_model(nn.Linear(4, 2), torch.ones(3, 4), batch=2, dtype="fp32")
+    with pytest.raises(OptionError, match="--points gives the sizes themselves, so that --batch would say nothing"):
+        analyze_model("deepseek-ocr", points=["decode:B=1,T=9"], batch=2)
+
+
+def test_a_module_is_analyzed_at_its_example_or_at_points() -> None:
+    """2 x B x 4 x 2 FLOPs: 3 rows in the example, 10 asked for."""
+    linear, x = nn.Linear(4, 2), torch.ones(3, 4)
+    flops = [
+        analyze_model(linear, x, dims={"input": {0: "B"}}, points=points).report.total.total.cost.matmul_flops
+        for points in ([], ["forward:B=10"])
+    ]
+    assert flops == [2 * 3 * 4 * 2, 2 * 10 * 4 * 2]
+    with pytest.raises(PlanError, match="has no stage 'forwards'; its stages are forward"):
+        analyze_model(linear, x, points=["forwards"])
+
+
+def test_a_partial_model_is_reported_only_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The default is an error that names the stage; with allow_partial the report says what it is without, and why."""
+    monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: halves())
+    with pytest.raises(CaptureError, match="stage 'bad' cannot be captured"):
+        analyze_model("here:halves")
+    analysis = analyze_model("here:halves", allow_partial=True, out=tmp_path)
+    assert analysis.report.model.variant["partial"] == "without bad"
+    assert "Halves" in analysis.report.model.provenance["why without bad"]
+    assert analysis.report.total.total.cost.matmul_flops == 2 * 3 * 4 * 2
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "partial without bad" in text.splitlines()[0]
+    assert "--allow-partial" in text
