@@ -1,7 +1,8 @@
 """How many points a second a sweep evaluates, how long it takes to load, and whether its memory grows with the grid.
 
-Sweeps pages of DeepSeek-OCR in a process of its own per figure, without writing files; sets beside it the time that
-torch's FlopCounterMode takes for one point on `meta` tensors, measured in the same run. Prints a table and writes
+Sweeps pages of DeepSeek-OCR in a process of its own per figure: first without writing files, then to CSV and Parquet
+files of a temporary folder, from the first point to the finished file. Sets beside it the time that torch's
+FlopCounterMode takes for one point on `meta` tensors, measured in the same run. Prints a table and writes
 benchmarks/results/sweep.json.
 
     python benchmarks/sweep.py [--points N] [--workers N]
@@ -16,6 +17,7 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -52,6 +54,19 @@ def totals(points: int, workers: int, *, device: str | None) -> float:
     rows = sum(table.rows for table in sweep(grid, workers=workers))
     seconds = time.perf_counter() - start
     assert rows == points
+    return seconds
+
+
+def written(points: int, workers: int, ending: str) -> float:
+    """Sweep totals to a file; return the seconds."""
+    from modelmeter.sweeps.run import sweep_to_file
+
+    grid = _grid(points, None)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        out = sweep_to_file(grid, Path(folder) / f"sweep.{ending}", workers=workers)
+        seconds = time.perf_counter() - start
+        assert out.stat().st_size > points, "a row has more than a byte"
     return seconds
 
 
@@ -127,6 +142,8 @@ def figure(name: str, points: int, workers: int) -> dict[str, float]:
         seconds = load_seconds()[0]
     elif name == "counter":
         seconds = counted_seconds(points)
+    elif name in {"csv", "parquet"}:
+        seconds = written(points, workers, name)
     elif name == "tables":
         seconds = tables(points, workers)
     else:
@@ -151,16 +168,18 @@ def measure(points: int, workers: int) -> dict[str, object]:
     load = min(apart("load", 0, workers)["seconds"] for _ in range(3))
     small, large = apart("totals", points // 10, workers), apart("totals", points, workers)
     times = apart("times", points, workers)
+    files = {name: apart(name, points // 8, workers) for name in ("csv", "parquet")}
     few, many = apart("tables", points // 100, workers), apart("tables", points // 10, workers)
     counter = apart("counter", 5, workers)["seconds"]
     return {
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
-        "versions": {name: metadata.version(name) for name in ("numpy", "torch")},
+        "versions": {name: metadata.version(name) for name in ("numpy", "pyarrow", "torch")},
         "workers": workers,
         "load": {"seconds": round(load, 3), "goal": LOAD_SECONDS, "met": load < LOAD_SECONDS},
         "totals": _rate(points, large, small, TOTALS_PER_SECOND),
         "tables by module": _rate(points // 10, many, few, TABLES_PER_SECOND),
         "totals with roofline times": _rate(points, times, None, None),
+        **{f"totals written as {name}": _rate(points // 8, run, None, None) for name, run in files.items()},
         "flop counter on meta, one decode step": {"seconds": round(counter, 4)},
         "points in the time of one count": round(counter * points / large["seconds"]),
     }

@@ -14,6 +14,7 @@ EXTERNAL: dict[str, tuple[str, ...]] = {
         "dsocr_graph.models",
         "dsocr_graph.tracing",
         "dsocr_graph.call_sites",
+        "dsocr_graph.exporting",
         "dsocr_graph.timing",
         "dsocr_graph.verification",
         "dsocr_graph.workloads.pixels",  # turns pages into the model's input tensors
@@ -30,6 +31,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.models": 1,
     "dsocr_graph.workloads": 1,
     "dsocr_graph.call_sites": 1,
+    "dsocr_graph.exporting": 1,
     "dsocr_graph.tracing": 2,
     "dsocr_graph.scopes": 2,
     "dsocr_graph.lowering": 2,

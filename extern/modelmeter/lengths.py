@@ -10,12 +10,15 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Self, cast
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from modelmeter.errors import ModelMeterError, UnknownNameError
 
 POINTS = 16
 """Quantiles that stand for a distribution, each with the same weight."""
+
+MOST_CLIPPED = 0.05
+"""Share of a normal distribution that may lie below one token, where it is clipped to one."""
 
 MOST_DOCUMENTS = 64
 """Of a workload that has each length as often as it is likely; with more, quantiles stand for the lengths."""
@@ -51,8 +54,9 @@ class Lengths:
     """Numbers of tokens, each with the share of documents that have it.
 
     A continuous distribution is stood for by the quantiles (i + 1/2) / n of n equal parts, rounded to whole tokens and
-    at least 1: the same points at every run, with nothing drawn. Source: the composite midpoint rule in the
-    distribution's probability.
+    at least 1: the same points at every run, with nothing drawn. They leave out what lies beyond the outer quantiles,
+    so the mean of a law with a long tail falls short; `statement` says by how much. Source: the composite midpoint rule
+    in the distribution's probability.
 
     Examples
     --------
@@ -62,6 +66,7 @@ class Lengths:
     """
 
     points: tuple[tuple[int, float], ...] = field(validator=_checked_points)  # tokens and share of documents
+    asked_mean: float | None = None  # tokens, of the distribution that the points stand for
 
     @classmethod
     def equally(cls, tokens: list[int]) -> Self:
@@ -106,11 +111,15 @@ class Lengths:
         --------
         >>> parse_lengths("100,300").statement
         '2 equally likely lengths from 100 to 300, 200 in the mean'
+        >>> parse_lengths("lognormal:500:500").statement
+        '16 equally likely lengths from 75 to 1,667, 482.4 in the mean where 500 was asked'
         """
         lengths = self.equally_likely
-        mean = sum(lengths) / len(lengths)
+        mean = f"{sum(lengths) / len(lengths):,.4g}"
+        asked = f"{self.mean(float) if self.asked_mean is None else self.asked_mean:,.4g}"
         return (
-            f"{len(lengths)} equally likely lengths from {min(lengths):,} to {max(lengths):,}, {mean:,.4g} in the mean"
+            f"{len(lengths)} equally likely lengths from {min(lengths):,} to {max(lengths):,}, {mean} in the mean"
+            f"{'' if asked == mean else f' where {asked} was asked'}"
         )
 
 
@@ -120,8 +129,9 @@ def parse_lengths(text: str) -> Lengths:
     Parameters
     ----------
     text : str
-        A number, numbers with commas, ``uniform:LOW:HIGH``, ``normal:MEAN:SD``, ``lognormal:MEAN:SD`` (of the lengths
-        themselves, not of their logarithms) or ``histogram:FILE``: JSON, tokens to counts, ``{"256": 3, "512": 1}``.
+        A number, numbers with commas, ``uniform:LOW:HIGH``, ``normal:MEAN:SD`` (at most `MOST_CLIPPED` of it below one
+        token), ``lognormal:MEAN:SD`` (of the lengths themselves, not of their logarithms) or ``histogram:FILE``: JSON,
+        tokens to counts, ``{"256": 3, "512": 1}``.
 
     Raises
     ------
@@ -146,7 +156,8 @@ def parse_lengths(text: str) -> Lengths:
         raise UnknownLengthsError("kind of lengths", kind, [*_QUANTILES, "histogram", "a number"])
     first, second = _two_numbers(rest, text)
     quantile = _QUANTILES[kind](first, second, text)
-    return Lengths.equally([max(1, round(quantile((index + 0.5) / POINTS))) for index in range(POINTS)])
+    quantiles = Lengths.equally([max(1, round(quantile((index + 0.5) / POINTS))) for index in range(POINTS)])
+    return evolve(quantiles, asked_mean=(first + second) / 2 if kind == "uniform" else first)
 
 
 def _whole(part: str, text: str) -> int:
@@ -175,7 +186,13 @@ def _uniform(low: float, high: float, text: str) -> Quantile:
     return lambda share: low + share * (high - low)
 
 
-def _normal(mean: float, deviation: float, _text: str) -> Quantile:
+def _normal(mean: float, deviation: float, text: str) -> Quantile:
+    clipped = NormalDist(mean, deviation).cdf(0.5) if deviation else 0.0  # what would round to less than one token
+    if clipped > MOST_CLIPPED:
+        raise LengthsError(
+            f"{clipped:.0%} of the lengths {text!r} lie below one token, over {MOST_CLIPPED:.0%}, so their mean would "
+            f"not be {mean:g}; give a smaller deviation, or a lognormal, which has no such lengths"
+        )
     return lambda share: mean + deviation * NormalDist().inv_cdf(share)
 
 

@@ -28,6 +28,7 @@ from dsocr_graph.cli_options import (
     add_pages,
     add_points,
     add_subject,
+    add_trust,
     add_variant,
     page_options,
 )
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_analyze(parser: argparse.ArgumentParser) -> None:
     add_subject(parser.add_argument)
+    add_trust(parser.add_argument)
     pages = parser.add_argument_group("pages (default: the profile dsocr-standard-v1)")
     add_pages(pages.add_argument)
     add_batch(pages.add_argument)
@@ -156,6 +158,7 @@ def _analyze(options: argparse.Namespace) -> int:
         out=out,
         allow_unclassified=options.allow_unclassified,
         allow_partial=options.allow_partial,
+        trust_remote_code=options.trust_remote_code,
         cache=options.cache,
         progress=progress_lines(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import add_model
+from dsocr_graph.cli_options import add_shipped
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Subparsers) -> None:
     """Add the subcommand to those of a command line."""
     parser = commands.add_parser("figures", help="print the figures that are quoted of a model, with their assumptions")
-    add_model(parser.add_argument)
-    parser.add_argument("--variant", help="one of its shipped variants (default: the model's)")
+    add_shipped(parser.add_argument)
     add_whatif_arguments(parser)
     parser.set_defaults(run=_run)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
+from dsocr_graph.cli_options import add_shipped
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def add_parser(commands: Subparsers) -> None:
     """Add the subcommand to those of a command line."""
     parser = commands.add_parser("formulas", help="print a module's FLOPs, bytes and memory as closed forms")
     parser.add_argument("module", nargs="?", metavar="MODULE", help="id of a module (default: the whole model)")
-    parser.add_argument("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
-    parser.add_argument("--variant", help="one of its shipped variants (default: the model's)")
+    add_shipped(parser.add_argument)
     parser.add_argument("--stage", action="append", metavar="STAGE", help="only this stage; repeatable")
     parser.add_argument(
         "--quantity",

@@ -30,6 +30,23 @@ def add_subject(add: AddArgument) -> None:
     )
 
 
+def add_trust(add: AddArgument) -> None:
+    """Add whether code beside a configuration is run.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_trust(parser.add_argument)
+    >>> parser.parse_args([]).trust_remote_code
+    False
+    """
+    add(
+        "--trust-remote-code",
+        action="store_true",
+        help="import the code that a config.json names in its auto_map, from files beside it; says which before",
+    )
+
+
 def add_model(add: AddArgument) -> None:
     """Add which model to run.
 
@@ -41,6 +58,21 @@ def add_model(add: AddArgument) -> None:
     'deepseek-ocr'
     """
     add("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
+
+
+def add_shipped(add: AddArgument) -> None:
+    """Add which shipped model to read, and which of its variants.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_shipped(parser.add_argument)
+    >>> options = parser.parse_args(["--variant", "base"])
+    >>> options.model, options.variant
+    ('deepseek-ocr', 'base')
+    """
+    add("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
+    add("--variant", help="one of its shipped variants (default: the model's)")
 
 
 def add_capture(add: AddArgument, *, dtype: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dsocr_graph.cli_options import AddArgument, add_model, add_pages, add_variant, page_options
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
+from modelmeter.defaults import BATCHES, USABLE
 
 if TYPE_CHECKING:
     from dsocr_graph.models.named_model import NamedModel
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from modelmeter.whatif import WhatIf
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+_CURRENCY = "USD"
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -58,15 +61,20 @@ def add_parser(commands: Subparsers) -> None:
 
 def _add_search(add: AddArgument) -> None:
     add("--device", metavar="NAME[,NAME...]", help="only these (default: all that have times)")
-    add("--batch", metavar="N[,N...]", help="requests in flight (default: 1, 2, 4, ... 512)")
+    add("--batch", metavar="N[,N...]", help=f"requests in flight (default: {_few(BATCHES)})")
     add("--continuous", action="store_true", help="start a request where another ends, instead of whole batches")
-    add("--usable", type=float, default=0.9, metavar="FRACTION", help="of device memory (default: %(default)s)")
+    add("--usable", type=float, default=USABLE, metavar="FRACTION", help="of device memory (default: %(default)s)")
     add("--price", metavar="NAME=AMOUNT[,...]", help="of a device hour: rank by cost")
-    add("--currency", default="USD", help="of the prices (default: %(default)s)")
+    add("--currency", help=f"of the prices (default: {_CURRENCY})")
     add("--efficiency", type=float, metavar="FRACTION", help="of every peak that a device reaches (default: a bound)")
     add("--runtime", help="engine: times from measured tables, instead of a datasheet's roofline")
     add("--physical", action="store_true", help="allow peak rates for what no table has")
     add("--calibration", metavar="FILE", help="times for the machine of this file alone")
+
+
+def _few(batches: Sequence[int]) -> str:
+    first, second, third, *_, last = batches
+    return f"{first}, {second}, {third}, ... {last}"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -115,6 +123,7 @@ def _service(named: NamedModel, profile: Profile, what_if: WhatIf) -> Service:
         model=what_if.model,
         workload_of=lambda batch: named.workload(override(profile, batch=batch)),
         routing=what_if.routing,
+        peaks_are_lower_bounds=what_if.peaks_are_lower_bounds,
     )
 
 
@@ -154,8 +163,6 @@ def _clocks(options: argparse.Namespace, dtype: str) -> list[TimeModel]:
 
 
 def _batches(options: argparse.Namespace) -> tuple[int, ...]:
-    from modelmeter.capacity import BATCHES
-
     if options.batch is None:
         return BATCHES
     try:
@@ -169,39 +176,49 @@ def _prices(options: argparse.Namespace) -> Prices | None:
     from modelmeter.capacity import Prices
 
     if options.price is None:
+        if options.currency is not None:
+            raise OptionError("--currency is of prices, and there are none; give --price NAME=AMOUNT, or leave it out")
         return None
     per_hour: dict[str, float] = {}
     for entry in options.price.split(","):
         name, _, amount = entry.partition("=")
+        device = modelmeter.load_device(name).key
+        if device in per_hour:
+            raise OptionError(f"--price names {device} twice, last as {entry!r}; give one price for each device")
         try:
-            per_hour[modelmeter.load_device(name).key] = float(amount)
+            per_hour[device] = float(amount)
         except ValueError:
             raise OptionError(
                 f"price {entry!r} has no amount; write a device and what its hour costs, such as --price h200=3.5"
             ) from None
-    return Prices(currency=options.currency, per_hour=per_hour)
+    return Prices(currency=options.currency or _CURRENCY, per_hour=per_hour)
 
 
 # --- what is answered
+
+_NOT_OF_MEMORY = (
+    *("pages_per_day", "ttft", "tpot", "max_devices", "price", "currency"),
+    *("efficiency", "runtime", "physical", "calibration"),
+)
 
 
 def _answer_fits(service: Service, options: argparse.Namespace) -> tuple[list[str], dict[str, object]]:
     from dsocr_graph.emit.capacity_text import fit_lines, fit_row, largest_line
     from modelmeter.capacity import continuous_memory, fit, largest_batch
 
-    timed = ("pages_per_day", "ttft", "tpot", "max_devices", "price", "efficiency", "runtime", "calibration")
-    given = ", ".join("--" + name.replace("_", "-") for name in timed if getattr(options, name) is not None)
+    given = ", ".join("--" + name.replace("_", "-") for name in _NOT_OF_MEMORY if getattr(options, name))
     if given:
         raise OptionError(f"--fits asks about memory alone, {given} about more; leave one of them out")
     memory_of = partial(continuous_memory, service) if options.continuous else service.memory
+    how = {"usable": options.usable, "lower_bound": service.peaks_are_lower_bounds}
     lines: list[str] = []
     rows: list[object] = []
     for device in _devices(options):
         for batch in () if options.batch is None else _batches(options):
-            found = fit(memory_of(batch), device=device, usable=options.usable)
+            found = fit(memory_of(batch), device=device, **how)
             lines += fit_lines(found, batch)
             rows.append({"batch": batch, **fit_row(found)})
-        largest = largest_batch(memory_of, device=device, usable=options.usable)
+        largest = largest_batch(memory_of, device=device, **how)
         lines += fit_lines(largest.fit, largest.batch) if options.batch is None else []
         lines.append(largest_line(largest))
         rows.append({"largest_batch": largest.batch, "limit": largest.limit, **fit_row(largest.fit)})

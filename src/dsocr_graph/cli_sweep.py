@@ -38,7 +38,7 @@ def add_parser(commands: Subparsers) -> None:
         help="write a table over batches, modes, pages, tokens, devices and what-ifs",
         description="Evaluate every combination of the values given. Numbers are lists and ranges: 1,2,4 or "
         "100:2000:100, which is 100, 200 ... 2000; tokens may also be a distribution, such as normal:900:200, which "
-        "stands for equally likely lengths, so that the mean of their rows is its mean.",
+        "stands for equally likely lengths: the mean of their rows is the mean over these.",
     )
     add_model(parser.add_argument)
     grid = parser.add_argument_group("grid")

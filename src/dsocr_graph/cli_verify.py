@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import add_points, add_variant
+from dsocr_graph.cli_options import add_points, add_trust, add_variant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,6 +44,7 @@ def add_parser(commands: Subparsers) -> None:
         default=_DEFAULTS["model"],
         help="by name, path of a config.json, or factory as package.module:function (default: %(default)s)",
     )
+    add_trust(parser.add_argument)
     parser.add_argument(
         "--layers", type=int, metavar="N", help="of each stack of a transformers model at most: the whole may not fit"
     )
@@ -76,12 +77,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> Verification:
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.named_model import NamedModel
     from dsocr_graph.subjects import named_or_configured, subject_of
 
+    trust, progress = options.trust_remote_code, progress_lines()
     if options.layers is not None:
-        return _verify_named(named_or_configured(options.model, layers=options.layers), options)
-    subject = subject_of(options.model)
+        named = named_or_configured(options.model, layers=options.layers, trust_remote_code=trust, progress=progress)
+        return _verify_named(named, options)
+    subject = subject_of(options.model, trust_remote_code=trust, progress=progress)
     return _verify_named(subject, options) if isinstance(subject, NamedModel) else _verify_user_model(subject, options)
 
 
@@ -109,6 +113,7 @@ def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verificatio
         variant=variant.facts(),
         points=points,
         inputs=None if named.runnable is None else inputs,
+        fit=named.fit,
         instead=_looping(named, variant, options.seed) if options.moe == "loop" else None,
         seed=options.seed,
         progress=progress_lines(),
@@ -151,6 +156,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--attention", options.attention]
     if options.layers is not None:
         words += ["--layers", str(options.layers)]
+    if options.trust_remote_code:
+        words.append("--trust-remote-code")
     for point in options.points:
         words += ["--points", point]
     return shlex.join(words + (["--seed", str(options.seed)] if options.seed else []))

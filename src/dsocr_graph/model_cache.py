@@ -25,6 +25,7 @@ _CODE = {
         "ir.py",
         "tracing.py",
         "call_sites.py",
+        "exporting.py",
         "scopes.py",
         "liveness.py",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from attrs import evolve
 
 from dsocr_graph.errors import OptionError
 from dsocr_graph.models.from_transformers import CATALOG, model_from_config
+from dsocr_graph.models.from_transformers.trusted_code import FLAG
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
 from dsocr_graph.timing.plan import Point, parse_point
@@ -20,8 +21,17 @@ if TYPE_CHECKING:
 
     from dsocr_graph.models.user_model import UserModel
 
+Progress = Callable[[str], None]
 
-def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: object = None) -> NamedModel | UserModel:
+
+def subject_of(
+    model: str | Path | nn.Module,
+    inputs: object = None,
+    *,
+    dims: object = None,
+    trust_remote_code: bool = False,
+    progress: Progress = lambda message: None,
+) -> NamedModel | UserModel:
     """Return what an analysis is about.
 
     Parameters
@@ -31,15 +41,19 @@ def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: ob
         module with its inputs.
     inputs, dims
         Of a module, as `dsocr_graph.models.user_model.user_model` takes them.
+    trust_remote_code, progress
+        Of a configuration, as `named_or_configured` takes them.
 
     Raises
     ------
     UnknownModelError, ConfigNotFoundError, ModelConfigError, FactoryError
         When the text names no model.
+    TrustedCodeError
+        When code that is trusted is not there, or cannot be imported.
     ModelInputError
         When inputs or dims do not fit the module.
     OptionError
-        When a module comes without inputs, or inputs without a module.
+        When a module comes without inputs, inputs without a module, or trust without a configuration.
 
     Examples
     --------
@@ -47,6 +61,7 @@ def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: ob
     'deepseek-ocr'
     """
     if not isinstance(model, str | Path):
+        _require_no_trust(type(model).__name__, trust_remote_code)
         from dsocr_graph.models.user_model import user_model
 
         if inputs is None:
@@ -55,13 +70,20 @@ def subject_of(model: str | Path | nn.Module, inputs: object = None, *, dims: ob
     if inputs is not None or dims is not None:
         raise OptionError(f"inputs and dims belong to a module; model {str(model)!r} brings its own, leave them out")
     if _names_factory(model):
+        _require_no_trust(str(model), trust_remote_code)
         from dsocr_graph.models.user_model import load_factory
 
         return load_factory(str(model))
-    return named_or_configured(model)
+    return named_or_configured(model, trust_remote_code=trust_remote_code, progress=progress)
 
 
-def named_or_configured(model: str | Path, *, layers: int | None = None) -> NamedModel:
+def named_or_configured(
+    model: str | Path,
+    *,
+    layers: int | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = lambda message: None,
+) -> NamedModel:
     """Return the model of a name or of a transformers configuration's path.
 
     Parameters
@@ -70,13 +92,19 @@ def named_or_configured(model: str | Path, *, layers: int | None = None) -> Name
         Either.
     layers : int, optional
         Most layers of each stack; only models built from a transformers configuration can be shortened.
+    trust_remote_code : bool
+        Import code beside a configuration, as `dsocr_graph.models.from_transformers.model_from_config` does.
+    progress : callable
+        Told what will be imported, before it is.
 
     Raises
     ------
     UnknownModelError, ConfigNotFoundError, ModelConfigError
         When there is none.
+    TrustedCodeError
+        When code that is trusted is not there, or cannot be imported.
     OptionError
-        When a model of other code is to be shortened.
+        When a model of other code is to be shortened, or one by name is to be trusted.
 
     Examples
     --------
@@ -86,7 +114,11 @@ def named_or_configured(model: str | Path, *, layers: int | None = None) -> Name
     """
     path = Path(model)
     is_path = str(model) not in MODELS and (path.exists() or path.suffix == ".json" or len(path.parts) > 1)
-    configured = model_from_config(path) if is_path else CATALOG.get(str(model))
+    if is_path:
+        configured = model_from_config(path, trust_remote_code=trust_remote_code, progress=progress)
+    else:
+        _require_no_trust(str(model), trust_remote_code)
+        configured = CATALOG.get(str(model))
     if configured is not None:
         return transformers_model(configured if layers is None else configured.shortened(layers))
     if layers is not None:
@@ -136,6 +168,13 @@ def restricted(workload: Workload, stages: Collection[str]) -> Workload:
     """
     kept = [(item, tuple(run for run in item.runs if run.stage in stages)) for item in workload.items]
     return evolve(workload, items=tuple(evolve(item, runs=runs) for item, runs in kept if runs))
+
+
+def _require_no_trust(name: str, trust_remote_code: bool) -> None:
+    if trust_remote_code:
+        raise OptionError(
+            f"{FLAG} is for code beside the configuration file of a model; {name} has none such, leave it out"
+        )
 
 
 def _names_factory(model: str | Path) -> bool:

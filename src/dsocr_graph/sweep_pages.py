@@ -184,10 +184,15 @@ def _axes(axes: PageAxes, mode: Mode) -> tuple[Axis, ...]:
             "views": tuple(tiling.views for tiling in tilings),
             "image_tokens": tuple(tiling.image_tokens for tiling in tilings),
         },
+        units={
+            **dict.fromkeys(sizes if axes.pages else (), "pixels"),
+            **dict.fromkeys(("crop_columns", "crop_rows", "views"), "crops"),
+            "image_tokens": "tokens",
+        },
     )
     return (
         page,
-        Axis.of("batch", axes.batches),
-        Axis.of("prompt_tokens", axes.prompt_tokens),
-        Axis.of("new_tokens", axes.new_tokens),
+        Axis.of("batch", axes.batches, unit="pages"),
+        Axis.of("prompt_tokens", axes.prompt_tokens, unit="tokens"),
+        Axis.of("new_tokens", axes.new_tokens, unit="tokens"),
     )

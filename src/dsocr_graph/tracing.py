@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any, cast
 
 import attrs
 import sympy
 import torch
-import torch.fx.traceback as fx_traceback
 from torch import nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from dsocr_graph.call_sites import CallSites
 from dsocr_graph.errors import CaptureError
+from dsocr_graph.exporting import exported
 from dsocr_graph.forked import forked, most_processes
 from dsocr_graph.ir import (
     Argument,
@@ -173,43 +171,8 @@ def _all_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _capture_stage(stage: StageSpec, model: nn.Module) -> OpGraph:
-    recorder = CallSites(model, stage.module)
-    with torch.no_grad(), fx_traceback.preserve_node_meta(), _no_stack_traces(), recorder:
-        try:
-            program = torch.export.export(
-                stage.module,
-                stage.inputs,
-                dynamic_shapes=stage.dynamic_shapes,
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
-        except Exception as error:
-            raise _explained(error, stage, recorder) from error
-    return _Reader(stage, model, program, recorder.held).graph()
-
-
-def _explained(error: Exception, stage: StageSpec, recorder: CallSites) -> CaptureError:
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    where = f"module {recorder.module or '(root)'} ({recorder.class_name}), function {recorder.function}"
-    return CaptureError(
-        f"stage {stage.name!r} cannot be captured by torch.export: {type(error).__name__}: {first.strip()}\n"
-        f"  last operator reached: {recorder.operator} in {where}\n"
-        "  change that module so that no shape or branch depends on tensor values (no .item(), .tolist(), nonzero or "
-        "boolean indexing), or choose an implementation that can be exported; allow a partial model to report the "
-        "other stages"
-    )
-
-
-@contextmanager
-def _no_stack_traces() -> Generator[None]:
-    """Switch off fx's own stack traces: they keep frames called `forward` only and cost half the time."""
-    config: Any = importlib.import_module("torch.fx.config")
-    before = config.do_not_emit_stack_traces
-    config.do_not_emit_stack_traces = True
-    try:
-        yield
-    finally:
-        config.do_not_emit_stack_traces = before
+    made = exported(stage, model)
+    return _Reader(stage, model, made.program, made.held).graph()
 
 
 class _Reader:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from dsocr_graph.errors import OptionError
+from modelmeter.defaults import GROUP_SIZE
 
 if TYPE_CHECKING:
     from modelmeter.whatif import Options
@@ -39,9 +44,8 @@ def add_whatif_arguments(parser: argparse.ArgumentParser, *, several: bool = Fal
     group.add_argument(
         "--group-size",
         type=int,
-        default=128,
         metavar="N",
-        help="elements of int8 and int4 weights that share a scale (default: %(default)s)",
+        help=f"elements of int8 and int4 weights that share a scale (default: {GROUP_SIZE})",
     )
     group.add_argument(
         "--routing",
@@ -59,6 +63,8 @@ def whatif_from(options: argparse.Namespace) -> Options:
         For a choice that does not exist, or choices that do not go together.
     UnknownRoutingError, RoutingError
         For a routing model that does not exist or cannot be.
+    OptionError
+        For a group size where no weights have groups.
 
     Examples
     --------
@@ -67,7 +73,7 @@ def whatif_from(options: argparse.Namespace) -> Options:
     >>> whatif_from(parser.parse_args(["--weight-dtype", "int4"])).weight_dtype
     'int4'
     """
-    return _whatif({name: getattr(options, name) for name in WHATIF_OPTIONS}, options.group_size)
+    return _with_group_size([_whatif({name: getattr(options, name) for name in WHATIF_OPTIONS})], options.group_size)[0]
 
 
 def whatifs_from(options: argparse.Namespace) -> tuple[Options, ...]:
@@ -75,7 +81,7 @@ def whatifs_from(options: argparse.Namespace) -> tuple[Options, ...]:
 
     Raises
     ------
-    UnknownChoiceError, WhatIfError, UnknownRoutingError, RoutingError
+    UnknownChoiceError, WhatIfError, UnknownRoutingError, RoutingError, OptionError
         As `whatif_from`, for any of them.
 
     Examples
@@ -88,13 +94,26 @@ def whatifs_from(options: argparse.Namespace) -> tuple[Options, ...]:
     """
     values = {name: getattr(options, name) for name in WHATIF_OPTIONS}
     each = [[None] if text is None else text.split(",") for text in values.values()]
-    return tuple(_whatif(dict(zip(values, chosen, strict=True)), options.group_size) for chosen in product(*each))
+    found = [_whatif(dict(zip(values, chosen, strict=True))) for chosen in product(*each)]
+    return _with_group_size(found, options.group_size)
 
 
-def _whatif(values: Mapping[str, Any], group_size: int) -> Options:
+def _whatif(values: Mapping[str, Any]) -> Options:
     from modelmeter.routing import parse_routing
     from modelmeter.whatif import Options
 
     choices = dict(values)
     routing = parse_routing(choices.pop("routing"))
-    return Options(**choices, group_size=group_size, routing=routing)
+    return Options(**choices, routing=routing)
+
+
+def _with_group_size(found: Sequence[Options], group_size: int | None) -> tuple[Options, ...]:
+    """Return the what-ifs with a group size where the weights have groups."""
+    if group_size is None:
+        return tuple(found)
+    if not any(each.groups_weights for each in found):
+        raise OptionError(
+            f"--group-size {group_size} is of int8 and int4 weights, and there are none; give --weight-dtype int8 or "
+            "int4 as well, or leave it out"
+        )
+    return tuple(evolve(each, group_size=group_size) if each.groups_weights else each for each in found)

@@ -61,6 +61,8 @@ def test_own_leaves_out_what_is_below(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "message"),
     [
         (["lm_heat"], "unknown module 'lm_heat'; did you mean lm_head?"),
+        (["model.layers.5.mlp"], "which have one formula: ask for 'model.layers.[1-11].mlp'"),
+        (["model.layers.0", "--stage", "vision_local"], "runs in vision_local; it runs in prefill, decode"),
         (["--stage", "decoder"], "unknown stage 'decoder'"),
         (["--stage", "decode", "--sum-over", "S"], "stage decode has no dim 'S' to sum over; it has B, T"),
         (["--format", "word"], "format 'word' is not known; choose one of text, latex, python, json, page"),

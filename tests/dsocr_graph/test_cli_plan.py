@@ -17,7 +17,7 @@ from dsocr_graph.errors import OptionError, UnknownModelError
 from dsocr_graph.models.registry import NamedModel, Variant
 from dsocr_graph.workloads import WorkloadError
 from dsocr_graph.workloads.errors import ContextTooLongError, CropGridError, UnknownModeError
-from modelmeter.capacity import USABLE, CapacityError, DoesNotFitError, MissingPriceError, NothingMeetsTargetsError
+from modelmeter.capacity import CapacityError, DoesNotFitError, MissingPriceError, NothingMeetsTargetsError
 from modelmeter.errors import UnknownDeviceError
 from modelmeter.lengths import LengthsError
 from modelmeter.model import AnalyticModel
@@ -114,11 +114,6 @@ def test_no_torch_is_imported() -> None:
     assert result.stdout.splitlines()[-1] == "set()"
 
 
-def test_the_usable_fraction_is_that_of_the_library() -> None:
-    """The option's default is the library's, which importing at start-up would slow down."""
-    assert _options().usable == USABLE
-
-
 PLAN = ("--pages-per-day", "1000", "--device", "l4", "--batch", "1")
 
 
@@ -150,6 +145,15 @@ PLAN = ("--pages-per-day", "1000", "--device", "l4", "--batch", "1")
         ((*PLAN, "--usable", "0"), CapacityError, "usable is 0.0; expected a fraction"),
         ((*PLAN, "--efficiency", "0.5", "--runtime", "engine"), OptionError, "--runtime chooses other times"),
         ((*PLAN, "--workload", "x", "--image", "a.png"), OptionError, "not from both; leave one out"),
+        (("--fits", "--physical", "--currency", "EUR"), OptionError, "--currency, --physical about more"),
+        ((*PLAN, "--currency", "EUR"), OptionError, "--currency is of prices, and there are none"),
+        ((*PLAN, "--price", "l4=3,L4=9"), OptionError, "--price names l4 twice, last as 'L4=9'"),
+        ((*PLAN, "--group-size", "64"), OptionError, "--group-size 64 is of int8 and int4 weights"),
+        (
+            (*PLAN, "--efficiency", "1.5"),
+            CapacityError,
+            "the share of every peak that a device is assumed to reach, is 1.5",
+        ),
         (("--fits", "--device", "l4", "--usable", "0.1"), DoesNotFitError, "one request does not fit NVIDIA L4"),
     ],
 )
@@ -200,3 +204,33 @@ def test_a_distribution_of_lengths_is_said(ask: Ask) -> None:
     """Two kinds of answers in equal shares, of 100 and 300 tokens."""
     lines = ask(*PLAN, "--new-tokens", "100,300")
     assert "  new_tokens: 2 equally likely lengths from 100 to 300, 200 in the mean" in lines
+
+
+FP8 = ("--weight-dtype", "fp8", "--activation-dtype", "fp8")
+
+
+def test_a_device_without_a_peak_is_rejected(ask: Ask) -> None:
+    """An A10 does not multiply fp8, an L4 does: the plan is of the L4 and says why the other is none."""
+    lines = ask("--pages-per-day", "1000", "--batch", "1", "--device", "a10,l4", *FP8)
+    assert lines[0].startswith("1 candidates meet the targets, 1 do not")
+    (rejected,) = (line for line in lines if line.startswith("  a10 at batch 1: "))
+    assert "NVIDIA A10 24GB has no peak for 'fp8'" in rejected
+
+
+def test_a_plan_without_any_peak_is_an_error(ask: Ask) -> None:
+    """Where the only device has none."""
+    with pytest.raises(NothingMeetsTargetsError, match=r"has times: .* has no peak for 'fp8'"):
+        ask("--pages-per-day", "1000", "--batch", "1", "--device", "a10", *FP8)
+
+
+@pytest.mark.parametrize(
+    "what_if", [("--logits", "last"), ("--kv-growth", "preallocated"), ("--activation-dtype", "fp32")]
+)
+def test_memory_that_is_a_lower_bound_is_said(ask: Ask, what_if: tuple[str, ...]) -> None:
+    """A batch may fit then; without a what-if, and with other types of the cache, it does."""
+    verdict, *_, largest = (line for line in ask("--fits", "--device", "l4", *what_if) if line.startswith("l4"))
+    assert "may fit, needs at least " in verdict
+    assert "(a lower bound)" in verdict
+    assert largest.startswith("l4: largest batch that may fit, by a lower bound of memory, is ")
+    assert ": fits, " in ask("--fits", "--device", "l4", "--kv-dtype", "fp8")[0]
+    assert any(line.startswith("  memory: a lower bound") for line in ask(*PLAN, *what_if))

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,48 @@ def test_a_sweep_loads_no_torch(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def histogram(folder: Path, experts: int) -> str:
+    """Write counts of as many picks of each of some experts in 11 layers; return the option's value."""
+    path = folder / "counts.json"
+    counts = {f"model.layers.{layer}.mlp.experts": [6] * experts for layer in range(1, 12)}
+    path.write_text(json.dumps(counts), encoding="utf-8")
+    return f"histogram:{path}"
+
+
+def test_a_measured_routing_beside_a_uniform_one(tmp_path: Path) -> None:
+    """Experts that were picked equally often are uniform routing: both rows read as many bytes of weights."""
+    out = tmp_path / "sweep.csv"
+    assert sweep("--routing", f"uniform,{histogram(tmp_path, 64)}", "--batch", "8", "--out", str(out)) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        uniform, measured = csv.DictReader(file)
+    assert measured["routing"] == f"histogram:{tmp_path / 'counts.json'}"
+    assert float(measured["weight_bytes_read"]) == pytest.approx(float(uniform["weight_bytes_read"]))
+
+
+def test_a_histogram_of_another_model_says_so(tmp_path: Path) -> None:
+    """The model has 64 experts."""
+    with pytest.raises(RoutingError, match="counts 63 experts, the model has 64"):
+        sweep("--routing", histogram(tmp_path, 63), "--out", str(tmp_path / "sweep.csv"))
+
+
+def test_a_group_size_is_of_the_weights_that_have_groups(tmp_path: Path) -> None:
+    """Beside int8 weights, bf16 ones are swept without; alone, they refuse it."""
+    out = str(tmp_path / "sweep.csv")
+    assert sweep("--weight-dtype", "bf16,int8", "--group-size", "64", "--out", out) == 0
+    with pytest.raises(OptionError, match="--group-size 64 is of int8 and int4 weights"):
+        sweep("--weight-dtype", "bf16,fp8", "--group-size", "64", "--out", out)
+
+
+def test_columns_of_pages_have_units() -> None:
+    """Pixels, crops, pages and tokens."""
+    axes = PageAxes(modes=("Base",), pages=((640, 480),), batches=(1,), new_tokens=(1,))
+    (section,) = page_grid(axes, {"Base": modelmeter.load("deepseek-ocr", "base")}).sections
+    assert {name: section.units[name] for name in ("page_width", "views", "batch", "image_tokens", "new_tokens")} == {
+        "page_width": "pixels",
+        "views": "crops",
+        "batch": "pages",
+        "image_tokens": "tokens",
+        "new_tokens": "tokens",
+    }

@@ -1,5 +1,6 @@
 """Capture: dims by their own names, scopes, roles, shared storage, and errors that say where and what to change."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -232,3 +233,37 @@ def test_capture_reports_progress_and_leaves_torch_as_it_was() -> None:
     with pytest.raises(CaptureError, match="stage 'three'"):
         capture(model, [broken], name="toy", variant={})
     assert config.do_not_emit_stack_traces is before
+
+
+def _two_stages() -> tuple[nn.Module, list[StageSpec]]:
+    """Return a model that shares weights and views between two stages of symbolic sizes."""
+    model, ids = _outer()
+    B = Dim("B", max=64)
+    return model, [
+        StageSpec(name=name, description="", module=model, inputs=(ids,), dynamic_shapes={"ids": {0: B}})
+        for name in ("one", "two")
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux only")
+def test_processes_capture_what_one_process_does() -> None:
+    """Graphs come back from processes as they are made here: equal tensors, symbols, calls and order of stages."""
+    model, stages = _two_stages()
+    here, there = (capture(model, stages, name="toy", variant={}, processes=processes) for processes in (1, 2))
+    assert there == here
+    assert [graph.stage for graph in there.graphs] == ["one", "two"]
+    assert all(call.tensors is graph.tensors for graph in there.graphs for call in graph.calls)  # shared, not copied
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_that_fails_is_left_out_only_when_asked(processes: int) -> None:
+    """In processes as in one: the same error, and the other stage stands when a partial model is allowed."""
+    model, stages = _two_stages()
+    broken = StageSpec(name="broken", description="", module=model, inputs=(meta(3),))  # ids that are no integers
+    with pytest.raises(CaptureError, match=r"stage 'broken' cannot be captured by torch.export: .*\n.*last operator"):
+        capture(model, [broken, stages[0]], name="toy", variant={}, processes=processes)
+    partial = capture(model, [broken, stages[0]], name="toy", variant={}, processes=processes, allow_partial=True)
+    assert [graph.stage for graph in partial.graphs] == ["one"]
+    assert partial.variant == {"partial": "without broken"}
+    with pytest.raises(CaptureError, match="stage 'broken'"):
+        capture(model, [broken, broken], name="toy", variant={}, processes=processes, allow_partial=True)

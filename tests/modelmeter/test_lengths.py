@@ -37,8 +37,8 @@ def test_distributions_keep_their_mean(mean: int, share: float) -> None:
 
 
 def test_a_length_is_at_least_one_token() -> None:
-    """A wide normal law has quantiles below 0, which no document has."""
-    assert min(tokens for tokens, _ in parse_lengths("normal:2:50").points) == 1
+    """A normal law of 20 and 11 has its lowest of 16 quantiles at 20 - 1.86*11 < 0, which no document has."""
+    assert min(tokens for tokens, _ in parse_lengths("normal:20:11").points) == 1
 
 
 def test_a_figure_is_averaged_over_lengths_not_taken_at_their_mean() -> None:
@@ -75,6 +75,7 @@ def test_an_impossible_histogram_is_refused(tmp_path: Path, text: str) -> None:
         ("uniform:300:100", LengthsError, "end before they begin"),
         ("normal:nan:1", LengthsError, "finite numbers"),
         ("lognormal:0:1", LengthsError, "the first from 1 up"),
+        ("normal:5:100", LengthsError, "48% of the lengths 'normal:5:100' lie below one token, over 5%"),
         ("histogram:none.json", MissingLengthsError, "cannot read the lengths none.json"),
     ],
 )
@@ -109,3 +110,20 @@ def test_equally_likely_lengths_keep_the_mean_of_a_list(tokens: list[int]) -> No
     """However they repeat."""
     found = Lengths.equally(tokens).equally_likely
     assert sum(found) / len(found) == pytest.approx(sum(tokens) / len(tokens))
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("normal:500:80", "500 in the mean"),
+        ("lognormal:500:500", "482.4 in the mean where 500 was asked"),
+    ],
+)
+def test_a_mean_that_was_not_kept_is_said(text: str, end: str) -> None:
+    """Beyond the last of 16 quantiles a lognormal law still has weight; a normal one has as much on both sides."""
+    assert parse_lengths(text).statement.endswith(end)
+
+
+def test_quantiles_of_a_list_say_its_mean() -> None:
+    """0.999*10 + 0.001*90 = 10.08."""
+    assert Lengths(points=((10, 0.999), (90, 0.001))).statement.endswith("10 in the mean where 10.08 was asked")

@@ -8,10 +8,11 @@ from modelmeter.capacity.errors import (
     MissingPriceError,
     NothingMeetsTargetsError,
 )
-from modelmeter.capacity.fits import MOST, USABLE, Fit, LargestBatch, fit, largest_batch
-from modelmeter.capacity.plan import BATCHES, Candidate, Miss, Plan, Targets, find_plan
+from modelmeter.capacity.fits import MOST, Fit, LargestBatch, fit, largest_batch
+from modelmeter.capacity.plan import Candidate, Miss, Plan, Targets, find_plan
 from modelmeter.capacity.service import Service
 from modelmeter.capacity.throughput import Performance, Prices, cost_per_thousand_pages, serve
+from modelmeter.defaults import BATCHES, USABLE
 
 __all__ = [
     "BATCHES",

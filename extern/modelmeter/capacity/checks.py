@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from modelmeter.capacity.errors import CapacityError
-
-if TYPE_CHECKING:
-    from attrs import Attribute
 
 
 def require_count(value: object, what: str) -> int:
@@ -51,8 +47,3 @@ def require_fraction(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise CapacityError(f"{what} is {value!r}; expected a fraction above 0 and up to 1, such as 0.9")
     return value
-
-
-def is_fraction(owner: object, attribute: Attribute[float], value: object) -> None:
-    """Validate a field by `require_fraction`."""
-    require_fraction(value, f"{type(owner).__name__}.{attribute.name}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import evolve, field, frozen
 
 from modelmeter.binding import Binding
-from modelmeter.capacity.checks import is_fraction
+from modelmeter.capacity.checks import require_fraction
 from modelmeter.capacity.errors import CapacityError
 from modelmeter.categories import Category
 from modelmeter.costs import Time
@@ -16,6 +16,10 @@ from modelmeter.model import AnalyticModel
 from modelmeter.predict.roofline import Roofline
 from modelmeter.predict.time_model import PredictionFacts, TimeModel
 from modelmeter.workload import StageRun
+
+
+def _checked_efficiency(_owner: object, _attribute: object, value: object) -> None:
+    require_fraction(value, "efficiency, the share of every peak that a device is assumed to reach,")
 
 
 @frozen(kw_only=True)
@@ -30,7 +34,7 @@ class AtEfficiency:
     """
 
     roofline: Roofline
-    efficiency: float = field(validator=is_fraction)  # above 0, up to 1
+    efficiency: float = field(validator=_checked_efficiency)  # above 0, up to 1
 
     @property
     def facts(self) -> PredictionFacts:

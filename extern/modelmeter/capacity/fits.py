@@ -11,13 +11,10 @@ from modelmeter import units
 from modelmeter.capacity.checks import require_count, require_fraction
 from modelmeter.capacity.errors import CapacityError, DoesNotFitError
 from modelmeter.costs import Number
+from modelmeter.defaults import USABLE
 from modelmeter.devices import DeviceSpec
 from modelmeter.predict.time_model import DeviceFacts
 from modelmeter.reports.report import RunMemory, StageMemory
-
-USABLE = 0.9
-"""Fraction of device memory that a run may take; the rest is left to the driver's context, workspaces of libraries and
-what an allocator cannot hand out. Also what vLLM has long taken unless told otherwise (`gpu_memory_utilization`)."""
 
 MOST = 4096
 """Largest batch that a search tries."""
@@ -31,6 +28,7 @@ class Fit:
     memory: RunMemory  # bytes, by stage
     device_bytes: Number  # bytes, all of the device
     usable: float  # fraction of them that the run may take
+    lower_bound: bool = False  # whether the run may need more than `memory` says, as under some what-ifs
 
     @property
     def usable_bytes(self) -> int:
@@ -44,7 +42,7 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        """Whether the run has room."""
+        """Whether the run has room; of a lower bound, whether it may have."""
         return self.spare_bytes >= 0
 
     @property
@@ -62,9 +60,12 @@ class Fit:
             else f"stage {stage.stage} at {stage.at} in {stage.module or 'the model itself'}, "
             f"{_exact(stage.peak_bytes)} beside {_exact(memory.weight_bytes)} of weights"
         )
+        needed = _exact(memory.peak_bytes)
+        if self.lower_bound:
+            needed = f"at least {needed} (a lower bound)"
         return (
-            f"needs {_exact(memory.peak_bytes)} of {_exact(self.usable_bytes)}, {self.usable:.4g} of {self.device}'s "
-            f"memory; decided by {decided}"
+            f"needs {needed} of {_exact(self.usable_bytes)}, {self.usable:.4g} of {self.device}'s memory; decided by "
+            f"{decided}"
         )
 
 
@@ -83,7 +84,9 @@ class LargestBatch:
     over: Fit | None  # at one more, which has no room; None where the limit stopped the search
 
 
-def fit(memory: RunMemory, *, device: DeviceSpec | DeviceFacts, usable: float = USABLE) -> Fit:
+def fit(
+    memory: RunMemory, *, device: DeviceSpec | DeviceFacts, usable: float = USABLE, lower_bound: bool = False
+) -> Fit:
     """Return whether a run fits a device, and the stage and allocation that decide.
 
     Parameters
@@ -93,6 +96,8 @@ def fit(memory: RunMemory, *, device: DeviceSpec | DeviceFacts, usable: float = 
     device : DeviceSpec or DeviceFacts
     usable : float
         Fraction of device memory that the run may take; see `USABLE`.
+    lower_bound : bool
+        Whether the run may need more than is known: `WhatIf.peaks_are_lower_bounds`.
 
     Raises
     ------
@@ -115,7 +120,9 @@ def fit(memory: RunMemory, *, device: DeviceSpec | DeviceFacts, usable: float = 
     (True, False)
     """
     require_fraction(usable, "usable")
-    return Fit(device=device.key, memory=memory, device_bytes=device.memory_bytes, usable=usable)
+    return Fit(
+        device=device.key, memory=memory, device_bytes=device.memory_bytes, usable=usable, lower_bound=lower_bound
+    )
 
 
 def largest_batch(
@@ -123,6 +130,7 @@ def largest_batch(
     *,
     device: DeviceSpec | DeviceFacts,
     usable: float = USABLE,
+    lower_bound: bool = False,
     limit: int = MOST,
 ) -> LargestBatch:
     """Return the largest batch that fits a device: by doubling, then bisection, on whole numbers.
@@ -131,8 +139,8 @@ def largest_batch(
     ----------
     memory_of : callable
         Batch -> memory, such as ``service.memory``; it must not fall as the batch grows.
-    device, usable
-        As in `fit`.
+    device, usable, lower_bound
+        As in `fit`; of lower bounds, the batch is the largest that may fit.
     limit : int
         Largest batch to try.
 
@@ -148,7 +156,7 @@ def largest_batch(
 
     def at(batch: int) -> Fit:
         if batch not in tried:
-            tried[batch] = fit(memory_of(batch), device=device, usable=usable)
+            tried[batch] = fit(memory_of(batch), device=device, usable=usable, lower_bound=lower_bound)
         return tried[batch]
 
     if not at(1).fits:

@@ -12,13 +12,12 @@ from modelmeter import units
 from modelmeter.capacity.batching import continuous_memory, serve_continuously
 from modelmeter.capacity.checks import require_count, require_positive
 from modelmeter.capacity.errors import CapacityError, NothingMeetsTargetsError
-from modelmeter.capacity.fits import USABLE, Fit, fit
+from modelmeter.capacity.fits import Fit, fit
 from modelmeter.capacity.service import Service
 from modelmeter.capacity.throughput import Performance, Prices, cost_per_thousand_pages, serve
+from modelmeter.defaults import BATCHES, USABLE
+from modelmeter.predict.roofline import RooflineError
 from modelmeter.predict.time_model import DeviceFacts, TimeModel
-
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Batches that a search tries unless told others."""
 
 
 def _optional_positive(unit: str) -> Callable[[object, object, float | None], None]:
@@ -87,15 +86,23 @@ class Candidate:
     device: DeviceFacts
     batch: int
     fit: Fit
-    misses: tuple[Miss, ...]  # empty: it meets all targets
-    performance: Performance | None = None  # of one device; None where the batch has no room
+    misses: tuple[Miss, ...]  # targets that it does not meet
+    without_times: str | None = None  # why the device has no times, such as no peak for a type; None where it has
+    performance: Performance | None = None  # of one device; None where the batch has no room or the device no times
     devices: int | None = None  # that reach the pages a day; None likewise
     cost_per_hour: float | None = None  # of all devices; None without prices or performance
     cost_per_thousand: float | None = None  # a thousand pages on devices that are never idle; None likewise
 
     @property
+    def meets_targets(self) -> bool:
+        """Whether it is an answer."""
+        return not self.misses and self.without_times is None
+
+    @property
     def decided_by(self) -> str:
         """What stands in the way, or what the time goes to."""
+        if self.without_times is not None:
+            return self.without_times
         if self.misses:
             return "; ".join(miss.text for miss in self.misses)
         assert self.performance is not None
@@ -149,7 +156,7 @@ def find_plan(
     NothingMeetsTargetsError
         When no candidate meets the targets; the message says which, and the best that was reached.
     ModelMeterError
-        When a time model has no time for a run.
+        When a time model has no time for a run, other than a device without a peak for its type, which is rejected.
     """
     clocks = tuple(clocks)
     if not clocks or not batches:
@@ -163,19 +170,24 @@ def find_plan(
             prices.of(clock.facts.device.key)
     search = _Search(service=service, targets=targets, continuous=continuous, usable=usable, prices=prices)
     candidates = [search.candidate(clock, batch) for batch in sorted(set(batches)) for clock in clocks]
-    ranked = sorted((each for each in candidates if not each.misses), key=_rank)
+    ranked = sorted((each for each in candidates if each.meets_targets), key=_rank)
     if not ranked:
         raise NothingMeetsTargetsError(_why_nothing(candidates, targets))
     assert ranked[0].performance is not None
     return Plan(
         targets=targets,
         ranked=tuple(ranked),
-        rejected=tuple(each for each in candidates if each.misses),
+        rejected=tuple(each for each in candidates if not each.meets_targets),
         order="fewest devices first" if prices is None else "cheapest first",
         assumptions=(
             *ranked[0].performance.assumptions,
             f"reserve: {usable:.4g} of each device's memory may be taken; the rest is for the driver, workspaces of "
             "libraries and what an allocator cannot hand out",
+            *(
+                ("memory: a lower bound under these what-ifs; a batch that fits by it may need more",)
+                if service.peaks_are_lower_bounds
+                else ()
+            ),
             "several devices: each holds the whole model and serves a share of the pages; balance is perfect",
             *(
                 ()
@@ -199,12 +211,15 @@ class _Search:
     def candidate(self, clock: TimeModel, batch: int) -> Candidate:
         device = clock.facts.device
         memory = continuous_memory(self.service, batch) if self.continuous else self.service.memory(batch)
-        fitted = fit(memory, device=device, usable=self.usable)
+        fitted = fit(memory, device=device, usable=self.usable, lower_bound=self.service.peaks_are_lower_bounds)
         if not fitted.fits:
             miss = Miss(target="memory", reached=memory.peak_bytes, asked=fitted.usable_bytes)
             return Candidate(device=device, batch=batch, fit=fitted, misses=(miss,))
         run = serve_continuously if self.continuous else serve
-        performance = run(self.service, batch, time=clock)
+        try:
+            performance = run(self.service, batch, time=clock)
+        except RooflineError as error:
+            return Candidate(device=device, batch=batch, fit=fitted, misses=(), without_times=str(error))
         wanted = self.targets.pages_per_day
         devices = 1 if wanted is None else math.ceil(wanted / performance.pages_per_day)
         return Candidate(
@@ -241,7 +256,10 @@ def _rank(candidate: Candidate) -> tuple[float, ...]:
 def _why_nothing(candidates: Sequence[Candidate], targets: Targets) -> str:
     """Say which target no candidate meets and how near the nearest came; or that no candidate meets all of them."""
     tried = f"none of {len(candidates)} candidates ({len({each.device.key for each in candidates})} devices)"
-    unmet = [miss for target in _NAMES if (miss := _nearest(candidates, target)) is not None]
+    timed = [each for each in candidates if each.without_times is None]
+    if not timed:
+        return f"{tried} has times: {candidates[0].without_times}. Choose devices with a peak for it, or another type"
+    unmet = [miss for target in _NAMES if (miss := _nearest(timed, target)) is not None]
     if not unmet:
         asked = ", ".join(_NAMES[name] for name in _NAMES if getattr(targets, name, None) is not None)
         return (

@@ -41,6 +41,8 @@ class Service:
         Batch, a whole number from 1 up -> Workload, each item of which has so many documents.
     routing : Routing
         How tokens choose experts.
+    peaks_are_lower_bounds : bool
+        Whether a run may need more memory than the model says, as under some what-ifs: `WhatIf` says which.
 
     Examples
     --------
@@ -57,6 +59,7 @@ class Service:
     model: AnalyticModel
     workload_of: Callable[[int], Workload]
     routing: Routing = uniform_routing
+    peaks_are_lower_bounds: bool = False
     _batches: dict[int, _Batch] = field(factory=dict[int, _Batch], init=False, eq=False, repr=False)
     # By batch and identity of the clock, which is held so that no other takes its place.
     _timed: dict[tuple[int, int], tuple[TimeModel, tuple[ItemReport, ...]]] = field(

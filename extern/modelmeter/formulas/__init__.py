@@ -3,6 +3,7 @@
 from modelmeter.formulas.formula import STEPS, Formula
 from modelmeter.formulas.of_model import (
     QUANTITIES,
+    IdleModuleError,
     ModuleFormulas,
     PeakFormula,
     UnknownModuleError,
@@ -17,6 +18,7 @@ __all__ = [
     "QUANTITIES",
     "STEPS",
     "Formula",
+    "IdleModuleError",
     "ModuleFormulas",
     "PeakFormula",
     "UnknownModuleError",

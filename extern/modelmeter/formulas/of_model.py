@@ -11,6 +11,7 @@ from attrs import frozen
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
 from modelmeter.errors import ModelMeterError, UnknownNameError
+from modelmeter.folded import unfolded
 from modelmeter.formulas.formula import Formula
 from modelmeter.model import AnalyticModel, Leaf, Stage
 
@@ -31,6 +32,10 @@ CACHED_TOKENS = "T"
 
 class UnknownModuleError(UnknownNameError):
     """A module that the model does not have."""
+
+
+class IdleModuleError(ModelMeterError, ValueError):
+    """A module of which nothing runs in a stage that was asked for."""
 
 
 class NoDecoderError(ModelMeterError, ValueError):
@@ -81,6 +86,8 @@ def module_formulas(
         When the model has no such module; the message lists those that are near.
     UnknownStageError
         When it has no such stage.
+    IdleModuleError
+        When nothing of the module runs in one of `stages`, or, without them, in any.
 
     Examples
     --------
@@ -93,28 +100,44 @@ def module_formulas(
     """
     nodes = {node.id: node for node in model.modules}
     if module not in nodes:
-        raise UnknownModuleError("module", module, nodes)
+        raise UnknownModuleError("module", module, nodes, hint=_folded_hint(module, nodes))
     below = {module} | {node.id for node in model.modules if _is_below(model, node.id, module)}
-    found: list[ModuleFormulas] = []
-    for name in [stage.name for stage in model.stages] if stages is None else stages:
-        stage = model.stage(name)
-        leaves = [leaf for leaf in model.leaves_by_stage[stage.name] if leaf.module in below]
-        if not leaves:
-            continue
-        found.append(
-            ModuleFormulas(
-                module=module,
-                class_name=nodes[module].class_name,
-                stage=stage.name,
-                calls=nodes[module].calls.get(stage.name, 0),
-                formulas=_sums(leaves),
-                own=_sums([leaf for leaf in leaves if leaf.module == module]),
-                parameter_bytes=sum(nodes[each].parameter_bytes for each in below),
-                own_parameter_bytes=nodes[module].parameter_bytes,
-                assumptions=tuple(dict.fromkeys(leaf.note for leaf in leaves if leaf.note)),
-            )
+    running = {
+        stage.name: leaves
+        for stage in model.stages
+        if (leaves := [leaf for leaf in model.leaves_by_stage[stage.name] if leaf.module in below])
+    }
+    _require_running(module, running, None if stages is None else [model.stage(name).name for name in stages])
+    return tuple(
+        ModuleFormulas(
+            module=module,
+            class_name=nodes[module].class_name,
+            stage=stage,
+            calls=nodes[module].calls.get(stage, 0),
+            formulas=_sums(running[stage]),
+            own=_sums([leaf for leaf in running[stage] if leaf.module == module]),
+            parameter_bytes=sum(nodes[each].parameter_bytes for each in below),
+            own_parameter_bytes=nodes[module].parameter_bytes,
+            assumptions=tuple(dict.fromkeys(leaf.note for leaf in running[stage] if leaf.note)),
         )
-    return tuple(found)
+        for stage in (running if stages is None else stages)
+    )
+
+
+def _require_running(module: str, running: Iterable[str], asked: Sequence[str] | None) -> None:
+    known = list(running)
+    idle = [stage for stage in asked or () if stage not in known]
+    if idle or not known:
+        raise IdleModuleError(
+            f"nothing of module {module!r} runs in {', '.join(idle) or 'any stage'}; it runs in "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _folded_hint(module: str, known: Iterable[str]) -> str:
+    """Return what stands for a module that is folded with others like it; empty where none does."""
+    folded = next((each for each in known if module in unfolded(each)), None)
+    return "" if folded is None else f"It is one of equal modules, which have one formula: ask for {folded!r}"
 
 
 def stage_formulas(model: AnalyticModel, stage: str) -> Mapping[str, Formula]:

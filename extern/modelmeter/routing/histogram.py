@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import sympy
-from attrs import frozen
+from attrs import field, frozen
 
 from modelmeter.dims import distinct_experts
+from modelmeter.folded import unfolded
 from modelmeter.layers import GroupedLinear, MoEExperts
 from modelmeter.model import AnalyticModel
 from modelmeter.routing.models import MissingHistogramError, RoutingError, expected_distinct
+
+Counts = Mapping[str, tuple[int, ...]]
+"""Picks of each expert, by layer."""
+
+
+def _as_pairs(counts: Counts) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return what tells histograms apart, which unlike a mapping has a hash."""
+    return tuple(sorted(counts.items()))
+
+
+def _checked_counts(histogram: Histogram, _attribute: object, counts: Counts) -> None:
+    if not counts:
+        raise RoutingError(f"the histogram {histogram.source} has no layer; give the counts of each, as {{{_EXAMPLE}}}")
+    for layer, row in counts.items():
+        wrong = [count for count in row if type(count) is not int or count < 0]
+        if wrong or not any(row):
+            found = f"{wrong[0]!r}" if wrong else "no pick at all"
+            raise RoutingError(
+                f"the histogram {histogram.source}: layer {layer!r} has {found}; counts are whole numbers from 0 up, "
+                "at least one of them above 0"
+            )
 
 
 @frozen(kw_only=True)
@@ -23,6 +44,11 @@ class Histogram:
 
     A leaf of a model stands for all layers that are folded into it, so it gets their mean.
 
+    Raises
+    ------
+    RoutingError
+        Without a layer, or where a count is no whole number from 0 up or a layer has no pick at all.
+
     Examples
     --------
     >>> counts = {"layers.0": (3, 3, 3, 3), "layers.1": (6, 6, 0, 0)}
@@ -30,8 +56,8 @@ class Histogram:
     (2.0, 3.0)
     """
 
-    source: str
-    counts: Mapping[str, tuple[int, ...]]  # picks of each expert, by layer
+    source: str  # the file, as it was named
+    counts: Counts = field(eq=_as_pairs, validator=_checked_counts)
 
     @property
     def name(self) -> str:
@@ -120,9 +146,7 @@ def read_histogram(path: str | Path, model: AnalyticModel | None = None) -> Hist
     if not isinstance(document, dict):
         raise RoutingError(f"the histogram {path} must map layers to counts, such as {{{_EXAMPLE}}}")
     given = cast("dict[str, object]", document)
-    histogram = Histogram(
-        source=Path(path).name, counts={layer: _counts(path, layer, row) for layer, row in given.items()}
-    )
+    histogram = Histogram(source=str(path), counts={layer: _counts(path, layer, row) for layer, row in given.items()})
     if model is not None:
         histogram.require_layers_of(model)
     return histogram
@@ -134,12 +158,7 @@ _EXAMPLE = '"model.layers.1.mlp.experts": [12, 0, 7]'
 def _counts(path: str | Path, layer: str, row: object) -> tuple[int, ...]:
     if not isinstance(row, list):
         raise RoutingError(f"the histogram {path}: layer {layer!r} must have a list of counts, as in {{{_EXAMPLE}}}")
-    counts = cast("list[Any]", row)
-    wrong = [count for count in counts if type(count) is not int or count < 0]
-    if wrong or not any(counts):
-        found = f"{wrong[0]!r}" if wrong else "no pick at all"
-        raise RoutingError(f"the histogram {path}: layer {layer!r} has {found}; counts are whole numbers from 0 up")
-    return tuple(counts)
+    return tuple(cast("list[Any]", row))
 
 
 def routed_layers(model: AnalyticModel) -> Mapping[str, tuple[int, int]]:
@@ -159,18 +178,5 @@ def routed_layers(model: AnalyticModel) -> Mapping[str, tuple[int, int]]:
             continue
         for choice in sympy.sympify(layer.active_experts).atoms(distinct_experts):
             experts, top_k, _ = cast("tuple[Any, Any, Any]", choice.args)
-            found |= dict.fromkeys(_unfolded(leaf.module), (int(experts), int(top_k)))
+            found |= dict.fromkeys(unfolded(leaf.module), (int(experts), int(top_k)))
     return found
-
-
-def _unfolded(module: str) -> list[str]:
-    """Return the ids that a pattern such as ``layers.[1-3,5].mlp`` stands for."""
-    pattern = re.search(r"\[([\d,-]+)\]", module)
-    if pattern is None:
-        return [module]
-    numbers: list[int] = []
-    for part in pattern.group(1).split(","):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    before, after = module[: pattern.start()], module[pattern.end() :]
-    return [each for number in numbers for each in _unfolded(f"{before}{number}{after}")]

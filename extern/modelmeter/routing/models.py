@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from attrs import field, frozen
@@ -28,6 +28,7 @@ class MissingHistogramError(RoutingError, FileNotFoundError):
     """A histogram file that cannot be read at all."""
 
 
+@runtime_checkable
 class NamedRouting(Protocol):
     """A `modelmeter.dims.Routing` that says what it is."""
 
@@ -110,7 +111,7 @@ class Zipf:
     @property
     def name(self) -> str:
         """The text that `parse_routing` takes."""
-        return f"zipf:{self.exponent:g}"
+        return f"zipf:{self._written}"
 
     @property
     def __name__(self) -> str:
@@ -121,9 +122,14 @@ class Zipf:
     def statement(self) -> str:
         """What it assumes."""
         return (
-            f"expert i is drawn in proportion to i**-{self.exponent:g}, k per token without replacement, tokens "
+            f"expert i is drawn in proportion to i**-{self._written}, k per token without replacement, tokens "
             "independent: sum of 1 - (1 - p_i)**T expected"
         )
+
+    @property
+    def _written(self) -> str:
+        """The exponent with every digit that tells it from another: two of them never share a name."""
+        return str(float(self.exponent)).removesuffix(".0")
 
     def __call__(self, experts: int, top_k: int, tokens: int) -> float:
         """Return the expected number of distinct experts that some tokens touch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -11,11 +10,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 from attrs import frozen
 
+from modelmeter.sweeps.csv_text import csv_lines
 from modelmeter.sweeps.errors import MissingPackageError, SweepError, SweepFileError
 from modelmeter.sweeps.grid import Chunk, Grid
 from modelmeter.sweeps.tables import Detail, Table, chunk_table
@@ -37,15 +36,14 @@ class FileFormat(Protocol):
 
 @frozen(kw_only=True)
 class Csv:
-    """Comma-separated text: a header, then a line per row; figures read back to the same numbers, NaN is empty."""
+    """Comma-separated text: a header, then a line per row; figures read back to the same numbers, NaN is empty.
+
+    The header has the names of the columns alone; `Table.units` has their units.
+    """
 
     def part(self, table: Table) -> bytes:
         """Return the lines of a table."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(
-            zip(*(_plain(values) for values in table.columns.values()), strict=True)
-        )
-        return text.getvalue().encode()
+        return csv_lines(table.columns.values())
 
     def join(self, parts: Sequence[Path], out: Path, first: Table) -> None:
         """Write the header and all lines."""
@@ -54,13 +52,6 @@ class Csv:
             for part in parts:
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, file)
-
-
-def _plain(values: np.ndarray[Any, Any]) -> list[object]:
-    found: list[object] = values.tolist()
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        return ["" if value != value else value for value in found]  # noqa: PLR0124 - only NaN differs from itself
-    return found
 
 
 @frozen(kw_only=True)
@@ -75,7 +66,7 @@ class Parquet:
         units = table.units
         arrays = [pa.array(values, from_pandas=True) for values in table.columns.values()]
         fields = [
-            pa.field(name, array.type, metadata={"unit": units[name]} if name in units else None)
+            pa.field(name, array.type, metadata={"unit": units[name]} if name in units else None)  # labels have none
             for name, array in zip(table.columns, arrays, strict=True)
         ]
         content = io.BytesIO()

@@ -13,7 +13,7 @@ from attrs import field, frozen
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import UnboundDimError
 from modelmeter.sweeps.errors import SweepError
-from modelmeter.sweeps.polynomial import dims_of, polynomial
+from modelmeter.sweeps.polynomial import dims_of, has_whole_values, polynomial
 from modelmeter.sweeps.program import Executions, Program, StageProgram
 from modelmeter.sweeps.sizes import Numbers, Sizes, runs_of
 from modelmeter.workload import StageRun, Workload, WorkloadItem
@@ -21,6 +21,9 @@ from modelmeter.workload import StageRun, Workload, WorkloadItem
 if TYPE_CHECKING:
     from modelmeter.devices import DeviceSpec
     from modelmeter.sweeps.times import StageSeconds
+
+COUNT = "1"
+"""The unit of a column that counts something its name says, such as a dim of a stage."""
 
 
 def _checked_columns(axis: Axis, attribute: object, columns: Mapping[str, tuple[int, ...]]) -> None:
@@ -37,23 +40,36 @@ def _checked_columns(axis: Axis, attribute: object, columns: Mapping[str, tuple[
                 )
 
 
+def _checked_units(axis: Axis, attribute: object, units: Mapping[str, str]) -> None:
+    unknown = sorted(units.keys() - axis.columns.keys())
+    if unknown:
+        raise SweepError(
+            f"axis {axis.name!r} has units of {', '.join(unknown)}, which it has no column of; its columns are "
+            f"{', '.join(axis.columns)}"
+        )
+
+
 @frozen(kw_only=True)
 class Axis:
     """Values that a grid runs through; several columns change together, such as the width and height of a page.
 
     Examples
     --------
-    >>> Axis.of("batch", range(1, 4)).columns
-    {'batch': (1, 2, 3)}
+    >>> axis = Axis.of("batch", range(1, 4), unit="pages")
+    >>> axis.columns, axis.units
+    ({'batch': (1, 2, 3)}, {'batch': 'pages'})
     """
 
     name: str
     columns: Mapping[str, tuple[int, ...]] = field(validator=_checked_columns)
+    units: Mapping[str, str] = field(
+        factory=dict[str, str], validator=_checked_units
+    )  # by column; the others are counts
 
     @classmethod
-    def of(cls, name: str, values: Iterator[int] | range | tuple[int, ...]) -> Axis:
+    def of(cls, name: str, values: Iterator[int] | range | tuple[int, ...], *, unit: str | None = None) -> Axis:
         """Return an axis of one column."""
-        return cls(name=name, columns={name: tuple(values)})
+        return cls(name=name, columns={name: tuple(values)}, units={} if unit is None else {name: unit})
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -147,6 +163,11 @@ class Section:
         """How many points it has."""
         return math.prod(map(len, self.axes))
 
+    @property
+    def units(self) -> Mapping[str, str]:
+        """The unit of each column of the axes; a count where the axis says none."""
+        return {name: axis.units.get(name, COUNT) for axis in self.axes for name in axis.columns}
+
     def columns(self, start: int, stop: int) -> dict[str, Numbers]:
         """Return the columns of the axes at points start ... stop - 1, int64."""
         places = np.unravel_index(np.arange(start, stop), tuple(map(len, self.axes)))
@@ -162,12 +183,12 @@ class Section:
         Raises
         ------
         SweepError
-            When a count is below 0 or a dim below 1.
+            When a count or a dim is no whole number, a count is below 0 or a dim below 1.
         """
         read = self._read(columns)
-        count = _whole(read, rule.count)
+        count = _whole(read, rule.count, f"count of stage {rule.stage!r}")
         _require(rule, "count", count, 0)
-        sizes = {dim: _whole(read, text) for dim, text in rule.bindings.items()}
+        sizes = {dim: _whole(read, text, f"{dim} of stage {rule.stage!r}") for dim, text in rule.bindings.items()}
         points: slice | Numbers = slice(None)
         if not count.all():
             points = np.flatnonzero(count)
@@ -187,7 +208,7 @@ class Section:
 
     def page_count(self, columns: Mapping[str, Numbers]) -> Numbers:
         """Return the documents at each point."""
-        return _whole(self._read(columns), self.documents)
+        return _whole(self._read(columns), self.documents, "documents of a point")
 
     def workload(self, point: int) -> Workload:
         """Return a point as `modelmeter.evaluate` takes it."""
@@ -231,8 +252,22 @@ class Section:
         return [{name: np.array(values, np.int64) for name, values in axis.columns.items()} for axis in self.axes]
 
 
-def _whole(sizes: Sizes, text: str) -> Numbers:
-    return np.rint(sizes.value(polynomial(text))).astype(np.int64)
+def _whole(sizes: Sizes, text: str, what: str) -> Numbers:
+    terms = polynomial(text)
+    values = sizes.value(terms)
+    rounded = np.rint(values)
+    if has_whole_values(terms):
+        return rounded.astype(np.int64)
+    broken = np.abs(values - rounded) > _ROUNDING * np.maximum(1, np.abs(values))
+    if broken.any():
+        raise SweepError(
+            f"{what} is {values[broken][0]:g}, from {text!r}; expected a whole number at every point of the grid, such "
+            "as floor(...) or ceiling(...) of it"
+        )
+    return rounded.astype(np.int64)
+
+
+_ROUNDING = 1e-12  # of a sum of products of floats
 
 
 def _require(rule: StageRule, what: str, values: Numbers, least: int) -> None:

@@ -88,10 +88,17 @@ def is_whole(factor: str) -> bool:
     function, texts = arguments(factor)
     if function in {"floor", "ceiling"}:
         return True
-    return function != "distinct_experts" and all(_has_whole_values(polynomial(text)) for text in texts)
+    return function != "distinct_experts" and all(has_whole_values(polynomial(text)) for text in texts)
 
 
-def _has_whole_values(terms: Polynomial) -> bool:
+def has_whole_values(terms: Polynomial) -> bool:
+    """Whether a polynomial is an integer at whatever sizes.
+
+    Examples
+    --------
+    >>> [has_whole_values(polynomial(text)) for text in ("2*B + 1", "B/2", "ceiling(B/2)")]
+    [True, False, True]
+    """
     return all(value.denominator == 1 and all(map(is_whole, key)) for key, value in terms.items())
 
 

@@ -150,17 +150,20 @@ def _detail(detail: Detail | str) -> Detail:
 
 
 def _chunk_points(detail: Detail, chunk_points: int | None) -> int:
-    if chunk_points is not None and chunk_points < 1:
-        raise SweepError(f"chunk_points is {chunk_points}; expected a whole number from 1 up")
+    _require_count("chunk_points", chunk_points)
     return CHUNK_POINTS[detail] if chunk_points is None else chunk_points
+
+
+def _require_count(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise SweepError(f"{name} is {value!r}; expected a whole number from 1 up")
 
 
 def _submit(
     grid: Grid, detail: Detail, *, workers: int | None, scheduler: str | None
 ) -> AbstractContextManager[tuple[Submit, int]]:
     """Return how to start a chunk, and how many may be under way."""
-    if workers is not None and workers < 1:
-        raise SweepError(f"workers is {workers}; expected a whole number from 1 up")
+    _require_count("workers", workers)
     count = workers or os.cpu_count() or 1
     return _on_threads(grid, detail, count) if scheduler is None else on_dask(grid, detail, scheduler, count)
 

@@ -33,11 +33,9 @@ UNITS: Mapping[str, str] = {
     "running_bytes": "bytes",
     "peak_bytes": "bytes",
     "calls": "calls",
-    "ttft_seconds": "seconds",
-    "tpot_seconds": "seconds",
-    "page_seconds": "seconds",
+    "point": "1",
 }
-"""The unit of each column of figures; `STAGE_seconds` is in seconds, columns of axes are counts."""
+"""The unit of each column of figures; `STAGE_seconds` is in seconds, an axis says the units of its columns."""
 
 
 @frozen(kw_only=True)
@@ -49,19 +47,17 @@ class Table:
     columns : mapping of str to array
         FLOPs are int64, exact; they are float64 only where a router decides how many. Bytes are float64, as they are
         expectations where a router decides which experts are read. Seconds are float64; NaN where there are none.
+    units : mapping of str to str
+        The unit of each column of numbers: of the axes, "1" where it is a count, and of the figures.
     """
 
     columns: Mapping[str, Numbers]
+    units: Mapping[str, str]
 
     @property
     def rows(self) -> int:
         """How many rows there are."""
         return len(next(iter(self.columns.values())))
-
-    @property
-    def units(self) -> Mapping[str, str]:
-        """The unit of each column of figures."""
-        return {name: UNITS.get(name, "seconds") for name in self.columns if name in UNITS or name.endswith("_seconds")}
 
 
 def chunk_table(grid: Grid, chunk: Chunk, detail: Detail) -> Table:
@@ -117,7 +113,16 @@ def _totals(section: Section, chunk: Chunk, *, whole: bool) -> Table:
         "peak_bytes": np.maximum(resident, section.program.load_bytes),
     }
     times = _times(section, columns, seconds) if section.seconds else {}
-    return Table(columns={**_labels(section.labels, points), **columns, **figures, **times})
+    return _table(section, {**_labels(section.labels, points), **columns, **figures, **times})
+
+
+def _table(section: Section, columns: Mapping[str, Numbers]) -> Table:
+    numbers = (name for name, values in columns.items() if values.dtype != object)
+    return Table(columns=columns, units={name: section.units.get(name) or _unit(name) for name in numbers})
+
+
+def _unit(figure: str) -> str:
+    return "seconds" if figure.endswith("_seconds") else UNITS[figure]
 
 
 def quantity_sums(stage: StageProgram, matrix: Matrix, executions: Executions, *, whole: bool) -> list[Numbers]:
@@ -216,7 +221,7 @@ def _modules(grid: Grid, chunk: Chunk) -> Table:
         raise SweepError(f"no stage runs at points {chunk.first} to {chunk.first + chunk.stop - chunk.start - 1}")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(joined["point"], kind="stable")
-    return Table(columns={name: values[order] for name, values in joined.items()})
+    return _table(section, {name: values[order] for name, values in joined.items()})
 
 
 def _module_rows(

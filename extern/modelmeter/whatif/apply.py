@@ -34,6 +34,19 @@ class WhatIf:
     changes: tuple[Change, ...]  # in the order in which they were made
     routing: NamedRouting
 
+    @property
+    def peaks_are_lower_bounds(self) -> bool:
+        """Whether what runs now may need more memory than the model says.
+
+        Examples
+        --------
+        >>> import modelmeter
+        >>> model = modelmeter.load("deepseek-ocr")
+        >>> [apply(model, Options(logits=which)).peaks_are_lower_bounds for which in ("all", "last")]
+        [False, True]
+        """
+        return any(change.lower_bound_of_peaks for change in self.changes)
+
 
 def apply(model: AnalyticModel, options: Options) -> WhatIf:
     """Return a model as it would be under some options, and what each of them changed.
@@ -119,7 +132,10 @@ def _activations(captured: AnalyticModel, model: AnalyticModel, options: Options
         "tensors that a captured peak does not name count as the wider of both types",
         _PEAKS,
     )
-    return after, (change_between(model, after, option="activation_dtype", what=what, assumes=assumes),)
+    change = change_between(
+        model, after, option="activation_dtype", what=what, assumes=assumes, lower_bound_of_peaks=True
+    )
+    return after, (change,)
 
 
 def _narrow_inputs(model: AnalyticModel, before: DType, name: str) -> Passed:
@@ -240,7 +256,8 @@ def _kv_growth(captured: AnalyticModel, model: AnalyticModel, options: Options) 
         "the cache counts with the tokens in it; room kept for later ones is not counted",
         _PEAKS,
     )
-    return after, (change_between(model, after, option="kv_growth", what=what, assumes=assumes),)
+    change = change_between(model, after, option="kv_growth", what=what, assumes=assumes, lower_bound_of_peaks=True)
+    return after, (change,)
 
 
 # --- logits
@@ -262,7 +279,8 @@ def _logits(captured: AnalyticModel, model: AnalyticModel, options: Options) -> 
     after = _with_known_peaks(evolve(model, leaves=leaves, stages=stages), _cache_of(captured), heads)
     what = f"logits are made for the last position of each document, in {', '.join(heads)}"
     assumes = ("the norm before the head runs for all positions as captured", _PEAKS)
-    return after, (change_between(model, after, option="logits", what=what, assumes=assumes),)
+    change = change_between(model, after, option="logits", what=what, assumes=assumes, lower_bound_of_peaks=True)
+    return after, (change,)
 
 
 _PEAKS = (

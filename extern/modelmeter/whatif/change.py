@@ -30,6 +30,7 @@ class Change:
     what: str
     assumes: tuple[str, ...]
     shifts: tuple[Shift, ...] = ()  # of the stages where anything moved
+    lower_bound_of_peaks: bool = False  # whether what runs now may need more memory than the model says
 
     @property
     def text(self) -> str:
@@ -45,7 +46,13 @@ class Change:
 
 
 def change_between(
-    before: AnalyticModel, after: AnalyticModel, *, option: str, what: str, assumes: tuple[str, ...]
+    before: AnalyticModel,
+    after: AnalyticModel,
+    *,
+    option: str,
+    what: str,
+    assumes: tuple[str, ...],
+    lower_bound_of_peaks: bool = False,
 ) -> Change:
     """Return the change of one model into another that has the same leaves in the same order."""
     shifts = [
@@ -53,7 +60,7 @@ def change_between(
         for stage in before.stages
     ]
     moved = tuple(shift for shift in shifts if (shift.matmul_flops.value, shift.bytes.value) != (0, 0))
-    return Change(option=option, what=what, assumes=assumes, shifts=moved)
+    return Change(option=option, what=what, assumes=assumes, shifts=moved, lower_bound_of_peaks=lower_bound_of_peaks)
 
 
 def _shift(stage: str, before: tuple[Leaf, ...], after: tuple[Leaf, ...]) -> Shift:

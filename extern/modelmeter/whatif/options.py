@@ -8,6 +8,7 @@ from types import MappingProxyType
 import attrs
 from attrs import field, frozen
 
+from modelmeter.defaults import GROUP_SIZE
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
 from modelmeter.routing import UNIFORM, NamedRouting
@@ -52,6 +53,14 @@ def _positive(_owner: object, attribute: attrs.Attribute[int], size: object) -> 
         raise DimError(f"{attribute.name} is {size!r}; it must be a whole number of elements from 1 up")
 
 
+def _named_routing(_owner: object, _attribute: object, routing: object) -> None:
+    if not isinstance(routing, NamedRouting):
+        raise WhatIfError(
+            f"routing is {routing!r}, which is no routing model; give one of modelmeter.routing, such as "
+            "parse_routing('zipf:1.1')"
+        )
+
+
 @frozen(kw_only=True)
 class Options:
     """What-ifs; each is as captured unless it is given.
@@ -70,7 +79,7 @@ class Options:
     kv_growth : str
         "concatenate", which copies the cache at each step, or "preallocated", which writes the new tokens alone.
     group_size : int
-        Elements of a row of int8 and int4 weights that share a bf16 scale.
+        Elements of a row of int8 and int4 weights that share a bf16 scale; other weights have none.
     routing : NamedRouting
         How many distinct experts some tokens touch; an evaluation takes it as its `routing`.
 
@@ -79,7 +88,8 @@ class Options:
     UnknownChoiceError
         On a type or a way that does not exist.
     WhatIfError
-        When products would multiply two types that no unit multiplies.
+        When products would multiply two types that no unit multiplies, a group size is given for weights without
+        groups, or the routing is no routing model.
 
     Examples
     --------
@@ -95,8 +105,8 @@ class Options:
     kv_dtype: str | None = field(default=None, validator=_known_dtype)
     logits: str = field(default=ALL, validator=_one_of(ALL, LAST))
     kv_growth: str = field(default=CONCATENATE, validator=_one_of(CONCATENATE, PREALLOCATED))
-    group_size: int = field(default=128, validator=_positive)  # elements
-    routing: NamedRouting = UNIFORM
+    group_size: int = field(default=GROUP_SIZE, validator=_positive)  # elements
+    routing: NamedRouting = field(default=UNIFORM, validator=_named_routing)
 
     def changing(self, captured: str) -> Mapping[str, str]:
         """Return the options, with their values, that change calls of a model captured in a type.
@@ -128,6 +138,16 @@ class Options:
                 f"weight_dtype {self.activation_dtype} as well, or leave activation_dtype out for weight-only "
                 "quantisation"
             )
+        if self.group_size != GROUP_SIZE and not self.groups_weights:
+            raise WhatIfError(
+                f"group_size {self.group_size} is of int8 and int4 weights, not of {self.weight_dtype or 'captured'} "
+                "ones; give weight_dtype int8 or int4 as well, or leave group_size out"
+            )
+
+    @property
+    def groups_weights(self) -> bool:
+        """Whether the weights carry scales by groups."""
+        return self.weight_dtype is not None and DTYPES[self.weight_dtype] in GROUPED
 
 
 AS_CAPTURED = Options()

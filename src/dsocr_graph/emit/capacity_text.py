@@ -17,11 +17,6 @@ def fit_lines(fit: Fit, batch: int) -> list[str]:
     >>> fit_lines.__name__
     'fit_lines'
     """
-    verdict = (
-        f"fits, {units.format_bytes(fit.spare_bytes)} to spare"
-        if fit.fits
-        else f"DOES NOT FIT, {units.format_bytes(-fit.spare_bytes)} missing"
-    )
     memory = fit.memory
     rows = [
         (
@@ -37,11 +32,23 @@ def fit_lines(fit: Fit, batch: int) -> list[str]:
     rows.append(("load", memory.load_bytes, 0, 0, 0, memory.load_bytes))
     columns = ("stage", "weights", "activations", "KV cache", "inputs", "in all")
     return [
-        f"{fit.device} at batch {batch}: {verdict}",
+        f"{fit.device} at batch {batch}: {_verdict(fit)}",
         *_table(columns, [(name, *map(units.format_bytes, sizes)) for name, *sizes in rows]),
         f"  {fit.reason}",
         *_alive(fit),
     ]
+
+
+def _verdict(fit: Fit) -> str:
+    if not fit.fits:
+        least = "at least " if fit.lower_bound else ""
+        return f"DOES NOT FIT, {least}{units.format_bytes(-fit.spare_bytes)} missing"
+    if fit.lower_bound:
+        return (
+            f"may fit, needs at least {units.format_bytes(fit.memory.peak_bytes)} (a lower bound): at most "
+            f"{units.format_bytes(fit.spare_bytes)} to spare"
+        )
+    return f"fits, {units.format_bytes(fit.spare_bytes)} to spare"
 
 
 def _alive(fit: Fit) -> Iterable[str]:
@@ -54,7 +61,8 @@ def _alive(fit: Fit) -> Iterable[str]:
 
 def largest_line(largest: LargestBatch) -> str:
     """Return the largest batch that fits, and what stops a larger one."""
-    found = f"{largest.fit.device}: largest batch that fits is {largest.batch:,}"
+    which = "may fit, by a lower bound of memory," if largest.fit.lower_bound else "fits"
+    found = f"{largest.fit.device}: largest batch that {which} is {largest.batch:,}"
     if largest.over is None:
         return f"{found}, the limit of the search"
     return f"{found}; at {largest.batch + 1:,} it {largest.over.reason}"
@@ -65,6 +73,7 @@ def fit_row(fit: Fit) -> dict[str, object]:
     return {
         "device": fit.device,
         "fits": fit.fits,
+        "lower_bound": fit.lower_bound,
         "usable_bytes": fit.usable_bytes,
         "peak_bytes": fit.memory.peak_bytes,
         "weight_bytes": fit.memory.weight_bytes,
@@ -146,7 +155,7 @@ def _row(candidate: Candidate) -> dict[str, object]:
     row: dict[str, object] = {
         "device": candidate.device.key,
         "batch": candidate.batch,
-        "meets_targets": not candidate.misses,
+        "meets_targets": candidate.meets_targets,
         "decided_by": candidate.decided_by,
         "devices": candidate.devices,
         "cost_per_hour": candidate.cost_per_hour,

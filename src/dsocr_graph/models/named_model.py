@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import frozen
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dsocr_graph.models.deepseek_ocr.running import RunnableModel
     from dsocr_graph.models.stage_spec import StageSpec
@@ -49,6 +49,8 @@ class NamedModel:
         (variant) to the module without weights and its stages; needs torch.
     load_dtype : DType or None
         Type of all weights while they are loaded, before a cast; None: each in its own.
+    limits : mapping of str to int
+        The largest size of each dim that has one.
     attention : str
         The implementation of attention that is meant when none is asked for.
     shipped : callable
@@ -57,6 +59,8 @@ class NamedModel:
         Packages beside torch whose versions decide what is captured; part of the cache key and of the provenance.
     runnable : callable or None
         (variant, implementation of experts) to how it runs with weights; needs torch. None: it cannot be measured.
+    fit : callable
+        (stage, random inputs in order) to inputs that a real run takes, where not any will do; needs torch.
     """
 
     name: str
@@ -67,10 +71,12 @@ class NamedModel:
     config: Callable[[Any], Mapping[str, object]]  # of the model's own variant
     build: Callable[[Any], tuple[nn.Module, tuple[StageSpec, ...]]]
     load_dtype: DType | None = None
+    limits: Mapping[str, int] = {}
     attention: str = "sdpa"
     shipped: Callable[[Any], str] = lambda variant: variant.name
     packages: tuple[str, ...] = ()
     runnable: Callable[[Any, Any], RunnableModel] | None = None
+    fit: Callable[[str, Sequence[Tensor]], list[Tensor]] = lambda stage, inputs: [*inputs]
 
     @property
     def versions(self) -> Mapping[str, str]:

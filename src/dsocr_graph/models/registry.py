@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from attrs import asdict, frozen
 
@@ -13,6 +13,7 @@ from dsocr_graph.models.from_transformers import CATALOG, TransformersModel, Tra
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.workloads.bind import bind_profile
+from dsocr_graph.workloads.limits import MAX_CONTEXT
 from dsocr_graph.workloads.modes import MODES
 from dsocr_graph.workloads.request import requests_of
 from modelmeter.dtypes import DType
@@ -122,6 +123,7 @@ def deepseek_ocr_model(name: str, size: DeepseekOCRConfig, *, description: str, 
         ),
         workload=bind_profile,
         load_dtype=DType.FP32,  # as the published script loads
+        limits=_position_limits(MAX_CONTEXT),
         shipped=_shipped_name,
         config=lambda variant: config(variant).to_dict(),
         build=lambda variant: _build(config(variant), variant),
@@ -201,11 +203,27 @@ def transformers_model(model: TransformersModel) -> NamedModel:
         source=model.source,
         variant=lambda profile, attention: TransformersVariant(dtype=profile.dtype, attention=attention),
         workload=lambda profile: _requests_workload(model, profile),
+        limits=_position_limits(_positions(model.settings)),
         attention=model.attention,
         config=model.config,
         build=model.build,
         packages=("transformers",),
+        fit=model.fit,
     )
+
+
+_POSITIONS = ("max_position_embeddings", "max_target_positions")
+
+
+def _positions(settings: Mapping[str, Any]) -> int | None:
+    """Return the positions of a configuration's decoder, if it says how many there are."""
+    text = settings.get("text_config", settings)
+    return next((text[name] for name in _POSITIONS if isinstance(text.get(name), int)), None)
+
+
+def _position_limits(positions: int | None) -> dict[str, int]:
+    """Return the largest prompt, and the largest cache that still takes a token."""
+    return {} if positions is None else {"S": positions, "T": positions - 1}
 
 
 def _requests_workload(model: TransformersModel, profile: Profile) -> Workload:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,10 @@ from dsocr_graph.verification.replayed import ReplayedCall, ReplayedGraph
 
 # Operators by which a constant of the code becomes a tensor of its own; the graph holds the constant itself.
 _LIFTED = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_"})
+
+_READ_BACK = "aten::_local_scalar_dense"
+# By how many calls more a run does what the graph does otherwise, for one constant assigned to a part of a tensor.
+_ASSIGNMENT = {"aten::fill_": 1, "aten::scalar_tensor": -1, "aten::view": -1, "aten::expand": -1, "aten::copy_": -1}
 
 
 @frozen(kw_only=True)
@@ -117,22 +121,23 @@ def shapes(run: StageRun) -> Check:
         reads, leaves = run.said.reads.get(path), run.said.leaves.get(path)
         if reads is not None:
             compared += len(reads.tensors)
-            found += _passed(run, path, "reads", reads.tensors - given, reads.cached)
+            held = run.seen.reads.get(path, frozenset())
+            why = dict.fromkeys(held, Reason.HELD) | dict.fromkeys(reads.cached, Reason.CACHE)
+            found += _passed(run, path, "reads", {item: why.get(item) for item in reads.tensors - given})
         if leaves is not None:
             compared += len(leaves.tensors)
-            found += _passed(run, path, "passes on", leaves.tensors - returned, leaves.cached)
+            why = dict.fromkeys(leaves.cached, Reason.CACHE)
+            found += _passed(run, path, "passes on", {item: why.get(item) for item in leaves.tensors - returned})
         compared += len(returned)
         strange = returned - given - run.said.made.get(path, frozenset())
         found += [_shape(run, path, f"returns {sized_text(item)}", ran=True) for item in sorted(strange)]
     return Check(subject=Subject.SHAPES, compared=compared, unit="tensors", differences=_folded(found))
 
 
-def _passed(
-    run: StageRun, path: str, verb: str, lacking: Iterable[Sized], cached: frozenset[Sized]
-) -> list[Difference]:
+def _passed(run: StageRun, path: str, verb: str, lacking: Mapping[Sized, Reason | None]) -> list[Difference]:
     return [
-        _shape(run, path, f"{verb} {sized_text(item)}", ran=False, reason=Reason.CACHE if item in cached else None)
-        for item in sorted(lacking)
+        _shape(run, path, f"{verb} {sized_text(item)}", ran=False, reason=reason)
+        for item, reason in sorted(lacking.items())
     ]
 
 
@@ -180,10 +185,19 @@ def operators(run: StageRun) -> Check:
         for op, count in item.dispatched.items():
             said[chain[-1] if chain else "", op] += count
 
-    def why(module: str, op: str, ran: int, graph: int) -> Reason | None:
+    def more(module: str, op: str) -> int:
+        return run.seen.operators[module, op] - said[module, op]
+
+    def why(module: str, op: str) -> Reason | None:
         if _in_loop(run, module):
             return Reason.LOOP
-        return Reason.CONSTANT if ran > graph and op in _LIFTED else None
+        if op in _ASSIGNMENT:
+            assigned = more(module, "aten::fill_")
+            fits = assigned > 0 and all(more(module, each) == sign * assigned for each, sign in _ASSIGNMENT.items())
+            return Reason.ASSIGNED if fits else None
+        if more(module, op) > 0:
+            return Reason.CONSTANT if op in _LIFTED else Reason.CHECK if op == _READ_BACK else None
+        return None
 
     found = [
         Difference(
@@ -192,7 +206,7 @@ def operators(run: StageRun) -> Check:
             what=op,
             run=str(ran),
             graph=str(graph),
-            reason=why(module, op, ran, graph),
+            reason=why(module, op),
         )
         for (module, op), ran, graph in _unequal(run.seen.operators, said)
     ]

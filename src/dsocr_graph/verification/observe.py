@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsocr_graph.timing.module_calls import count_module_calls
 
@@ -28,6 +29,7 @@ class Observed:
     edges: Counter[tuple[str, str]]  # caller and called; "" calls what the stage calls
     inputs: Mapping[str, frozenset[Sized]]  # of all calls of a module together
     outputs: Mapping[str, frozenset[Sized]]
+    reads: Mapping[str, frozenset[Sized]]  # by operators in a module, made outside it; parameters left out
     operators: Counter[tuple[str, str]]  # innermost module that was called, and operator
     results: tuple[Tensor, ...] = field(repr=False)
 
@@ -63,6 +65,7 @@ def observe(module: nn.Module, root: nn.Module, inputs: Sequence[Any]) -> Observ
         edges=modules.edges,
         inputs={path: frozenset(seen) for path, seen in modules.inputs.items()},
         outputs={path: frozenset(seen) for path, seen in modules.outputs.items()},
+        reads={path: frozenset(seen) for path, seen in modules.reads.items()},
         operators=modules.operators,
         results=tensors_in(made),
     )
@@ -76,11 +79,21 @@ class _Modules:
         self.edges: Counter[tuple[str, str]] = Counter()
         self.inputs: dict[str, set[Sized]] = {}
         self.outputs: dict[str, set[Sized]] = {}
+        self.reads: dict[str, set[Sized]] = {}
         self.operators: Counter[tuple[str, str]] = Counter()
+        self._makers = WeakTensorKeyDictionary()  # of each tensor that lives: the modules that ran when it was made
 
-    def dispatched(self, op: str) -> None:
-        """Count an operator for the module that runs."""
+    def dispatched(self, op: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
+        """Count an operator for the module that runs, and note what it reads from outside the modules around it."""
         self.operators[self._current, op] += 1
+        for tensor in given:
+            if not isinstance(tensor, nn.Parameter):
+                makers: tuple[str, ...] = self._makers.get(tensor) or ()
+                for path in self.stack:
+                    if path not in makers:
+                        self.reads.setdefault(path, set()).add(sized(tensor))
+        for tensor in made:
+            self._makers.setdefault(tensor, tuple(self.stack))  # what an operator changes in place stays where it is
 
     @property
     def _current(self) -> str:
@@ -119,20 +132,21 @@ class Dispatched(TorchDispatchMode):
     Parameters
     ----------
     note : callable
-        Told the name of each operator.
+        Told the name of each operator, the tensors that it reads, and those that it returns.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]) -> None:
         super().__init__()
         self._note = note
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> object:
-        """Note an operator and run it."""
+        """Run an operator and note it."""
         schema: Any = func._schema  # pyright: ignore[reportPrivateUsage] - torch has no public name
-        self._note(schema.name)
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        self._note(schema.name, tensors_in((args, kwargs)), tensors_in(made))
+        return made
 
 
 def sized(tensor: Tensor) -> Sized:

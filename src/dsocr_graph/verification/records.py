@@ -29,7 +29,10 @@ class Reason(StrEnum):
     NO_OPERATOR = "runs no operator, so that the graph holds nothing of it"
     ELSEWHERE = "called by a module that does not contain it: the graph files it under its own path"
     CACHE = "part of the KV cache, which passes in an object beside the tensors"
+    HELD = "reaches the module in an object or a function, not as an argument: operators in it read it in the run too"
     CONSTANT = "a constant of the code: lifted out when the graph is captured"
+    ASSIGNED = "a constant assigned to a part of a tensor: filled in the run, expanded and copied in the graph"
+    CHECK = "a value read back by a check, or for its message: a graph cannot hold that"
     LOOP = "runs a loop over experts, the graph their grouped product"
     LOST_CONSTANTS = "the graph keeps no values of the code's constants, so that a replay has others"
 

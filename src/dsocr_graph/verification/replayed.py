@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,7 +95,7 @@ class _Recorder(TorchFunctionMode):
         self.dispatched: list[Counter[str]] = []
         self.results: list[tuple[Sized, ...]] = []
 
-    def note(self, op: str) -> None:
+    def note(self, op: str, _given: Sequence[Tensor], _made: Sequence[Tensor]) -> None:
         """Count a dispatched operator for the call that runs; before the first one there is none."""
         if self.dispatched:
             self.dispatched[-1][op] += 1

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dsocr_graph.errors import OptionError
 from dsocr_graph.ir import OpGraph
 from dsocr_graph.lowering import lower
+from dsocr_graph.models.from_transformers.value_checks import values_unchecked
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import CallGraph, group_by_module
 from dsocr_graph.timing.memory_limits import memory_explained, require_memory
@@ -33,6 +34,9 @@ from modelmeter.model import AnalyticModel
 MakeInputs = Callable[[str, Mapping[str, int]], list[Tensor]]
 """Real inputs of a stage at given sizes, on the CPU, flat and in the order of its graph."""
 
+FitInputs = Callable[[str, list[Tensor]], list[Tensor]]
+"""The name of a stage and random inputs to inputs that it takes; flat and in the order of its graph."""
+
 _CPU = torch.device("cpu")
 _SMALLER = "verify a smaller model, or smaller sizes by --points"
 
@@ -45,6 +49,7 @@ def verify_model(
     variant: Mapping[str, str],
     points: Sequence[Point] = (),
     inputs: MakeInputs | None = None,
+    fit: FitInputs = lambda _, tensors: tensors,
     instead: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
@@ -68,6 +73,8 @@ def verify_model(
         Stages and sizes to run at. Default: every stage, at the sizes of its example inputs.
     inputs : callable, optional
         Makes real inputs for models that do not take any: see `stage_inputs.random_inputs` for those made otherwise.
+    fit : callable
+        Changes random inputs so that the model takes them, such as a prompt to as many image tokens as features.
     instead : mapping of str to nn.Module, optional
         By stage, what to run in place of the captured module, such as another implementation with the same paths.
     seed : int
@@ -115,7 +122,7 @@ def verify_model(
     for task, flops in zip(tasks, counted, strict=True):
         progress(f"running {task.point.text}")
         tensors = (
-            random_inputs(task.graph, task.stage, task.point.bindings, seed=seed)
+            fit(task.stage.name, random_inputs(task.graph, task.stage, task.point.bindings, seed=seed))
             if inputs is None
             else inputs(task.stage.name, task.point.bindings)
         )
@@ -168,7 +175,7 @@ def _counted_flops(task: _Task) -> compare.FlopCounts:
     module = task.stage.module
     if not all(parameter.is_meta for parameter in module.parameters()):
         module = copy.deepcopy(module).to("meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), values_unchecked(), FlopCounterMode(display=False) as counter:
         module(*meta_inputs(task.graph, task.stage, task.point.bindings))
     # Torch names a module by the class of the outermost one and the path in it.
     prefix = ".".join(filter(None, (type(module).__name__, task.stage.root)))

@@ -144,6 +144,46 @@ def test_a_module_called_from_elsewhere_is_explained() -> None:
     assert {each.reason for each in differences(found, Subject.EDGES)} == {Reason.ELSEWHERE}
 
 
+def test_a_tensor_that_a_module_holds_is_explained() -> None:
+    """A module that reads a tensor from a list, not from its arguments, reads it in the run as well."""
+
+    class Holds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.held.pop()
+
+    def body(model: Any, x: Tensor) -> Tensor:
+        model.rest.held.append(model.second(x).sum(dim=1, keepdim=True))
+        return model.rest(model.first(x))
+
+    with torch.device("meta"):
+        model, x = Model(body).eval(), torch.empty(3, 4)
+    model.rest = Holds()  # pyright: ignore[reportAttributeAccessIssue]
+    stage = StageSpec(name="forward", description="", module=model, inputs=(x,))
+    (found,) = verify_model(model, [stage], name="toy", variant={}).stages
+    assert [(each.module, each.what, each.reason) for each in differences(found, Subject.SHAPES)] == [
+        ("rest", "reads [3, 1] float32", Reason.HELD)
+    ]
+
+
+def test_a_constant_assigned_to_a_part_is_explained() -> None:
+    """The run fills a part of a tensor, the graph makes a scalar, expands it and copies it there."""
+
+    def body(model: Any, x: Tensor) -> Tensor:
+        row = torch.full((1, 4), -1, device=x.device)
+        row[:, :2] = 0
+        return model.first(x) + row
+
+    found = verified(body)
+    operators = {each.what: (each.run, each.graph) for each in differences(found, Subject.OPERATORS)}
+    assert operators["aten::fill_"] == ("1", "0")
+    assert operators["aten::copy_"] == ("0", "1")
+    assert reasons(found) == {Reason.ASSIGNED, Reason.CONSTANT}  # 0 becomes a tensor as well
+
+
 def test_a_root_entered_by_a_method_is_explained() -> None:
     """A stage that calls a method of the model never calls the model."""
 

@@ -185,5 +185,5 @@ def test_an_efficiency_of_predictions_is_an_error(machine: MakeMachine) -> None:
 
 def test_an_efficiency_above_one_is_an_error() -> None:
     """No device exceeds its peaks."""
-    with pytest.raises(CapacityError, match=r"efficiency is 1\.2; expected a fraction"):
+    with pytest.raises(CapacityError, match=r"that a device is assumed to reach, is 1\.2; expected a fraction"):
         clock_of(load_device("h200"), efficiency=1.2)

@@ -160,7 +160,7 @@ def test_counts_are_chances_of_a_token() -> None:
         ({layer: [100] + [1] * 63 for layer in LAYERS}, "a token picks an expert at most once"),
         ({layer: [1] * 64 for layer in LAYERS[1:]}, "lacks model.layers.1.mlp.experts"),
         ({"layers.0": [1] * 64} | {layer: [1] * 64 for layer in LAYERS}, "it has layers.0 too many"),
-        ({}, "lacks model.layers.1.mlp.experts"),
+        ({}, "has no layer; give the counts of each"),
     ],
 )
 def test_a_histogram_of_a_wrong_shape_says_what_is_wrong(
@@ -178,3 +178,39 @@ def test_a_histogram_that_cannot_be_read_says_why(tmp_path: Path, model: Analyti
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(RoutingError, match="is no JSON"):
         read_histogram(tmp_path / "text.json", model)
+
+
+def test_a_histogram_is_named_by_its_path(tmp_path: Path, model: AnalyticModel) -> None:
+    """Its name is text that names it again, so two files of one name in two folders do not share it."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, {layer: [6] * 64 for layer in LAYERS})
+    first, second = (parse_routing(f"histogram:{tmp_path / folder / 'counts.json'}", model) for folder in ("a", "b"))
+    assert parse_routing(first.name) == first
+    assert first.name != second.name
+
+
+def test_a_histogram_is_told_from_others_by_what_it_counts() -> None:
+    """It has a hash, as a key of a table of what-ifs must; the order of layers is none of it."""
+    first = Histogram(source="c", counts={"a": (1, 2), "b": (3, 0)})
+    assert {first: 1}[Histogram(source="c", counts={"b": (3, 0), "a": (1, 2)})] == 1
+    assert first != Histogram(source="c", counts={"a": (1, 2), "b": (0, 3)})
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [({}, "the histogram c has no layer"), ({"a": (0, 0)}, "layer 'a' has no pick at all"), ({"a": (1, -1)}, "has -1")],
+)
+def test_a_histogram_counts_something(counts: dict[str, tuple[int, ...]], message: str) -> None:
+    """Without a layer, or a pick in one, there is nothing to divide by."""
+    with pytest.raises(RoutingError, match=message):
+        Histogram(source="c", counts=counts)
+
+
+def test_near_exponents_have_different_names() -> None:
+    """Seven digits of them are alike."""
+    assert [Zipf(exponent=each).name for each in (1.1000001, 1.1000002, 2.0)] == [
+        "zipf:1.1000001",
+        "zipf:1.1000002",
+        "zipf:2",
+    ]

@@ -18,7 +18,7 @@ RULES = (
 )
 AXES = (
     Axis(name="page", columns={"views": (0, 4, 6), "rows": (1, 2, 3), "image": (273, 693, 903)}),
-    Axis.of("batch", (1, 2, 7, 64, 300)),
+    Axis.of("batch", (1, 2, 7, 64, 300), unit="pages"),
     Axis.of("prompt", (1, 10, 1000)),
     Axis.of("new", (1, 2, 3, 100, 1100)),
 )

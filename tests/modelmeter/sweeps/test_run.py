@@ -110,6 +110,9 @@ def test_parquet_has_the_values_of_csv(grid: Grid, tmp_path: Path) -> None:
         assert [read(row[name]) if row[name] else None for row in rows] == table[name].to_pylist(), name
     assert table.schema.field("flops").metadata == {b"unit": b"FLOPs"}
     assert table.schema.field("prefill_seconds").metadata == {b"unit": b"seconds"}
+    assert table.schema.field("batch").metadata == {b"unit": b"pages"}
+    assert table.schema.field("rows").metadata == {b"unit": b"1"}
+    assert [name for name in table.column_names if table.schema.field(name).metadata is None] == ["device"]
     assert table["tpot_seconds"][0].as_py() is None  # one new token: no decode
 
 
@@ -135,7 +138,9 @@ def test_dask_makes_the_same_rows(grid: Grid) -> None:
     [
         ({"detail": "all"}, "detail is 'all'; choose one of totals, modules"),
         ({"workers": 0}, "workers is 0"),
+        ({"workers": True}, "workers is True; expected a whole number"),
         ({"chunk_points": 0}, "chunk_points is 0"),
+        ({"chunk_points": 1.5}, "chunk_points is 1.5; expected a whole number"),
         ({"scheduler": "host"}, "scheduler is 'host'; give 'local', or an address such as tcp://"),
     ],
 )

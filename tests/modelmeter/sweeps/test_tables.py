@@ -220,3 +220,30 @@ def test_tables_by_module_have_no_times(grid: Grid) -> None:
     """Times by module are refused, not left out."""
     with pytest.raises(SweepError, match="leave out the devices"):
         chunk_table(grid, next(grid.chunks(1)), Detail.MODULES)
+
+
+def test_a_count_that_is_no_whole_number_is_refused(shipped: AnalyticModel) -> None:
+    """Half of 3 executions are none; half of 4 are two, and the ceiling of half of 3 too."""
+
+    def swept(count: str, value: int) -> dict[str, Any]:
+        rule = StageRule(stage="decode", count=count, bindings={"B": "1", "T": "1"})
+        section = Section(program=Program.of(shipped), axes=(Axis.of("n", (value,)),), rules=(rule,))
+        return row(Grid(sections=(section,)), 0)
+
+    with pytest.raises(SweepError, match=r"count of stage 'decode' is 1\.5, from 'n/2'; expected a whole number"):
+        swept("n/2", 3)
+    assert swept("n/2", 4)["flops"] == swept("ceiling(n/2)", 3)["flops"] == 2 * swept("1", 3)["flops"]
+
+
+@pytest.mark.parametrize("detail", list(Detail))
+def test_every_column_of_numbers_has_a_unit(toy_grid: Grid, detail: Detail) -> None:
+    """An axis says its own, or counts; labels have none."""
+    table = chunk_table(toy_grid, next(toy_grid.chunks(4)), detail)
+    assert set(table.units) == {name for name, values in table.columns.items() if values.dtype != object}
+    assert (table.units["B"], table.units["flops"], table.units["bytes"]) == ("1", "FLOPs", "bytes")
+
+
+def test_a_unit_is_of_a_column() -> None:
+    """A unit for what the axis does not have is a slip."""
+    with pytest.raises(SweepError, match="has units of pages, which it has no column of; its columns are batch"):
+        Axis(name="batch", columns={"batch": (1,)}, units={"pages": "1"})

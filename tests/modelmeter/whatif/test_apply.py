@@ -264,6 +264,8 @@ def test_a_model_without_logits_over_positions_says_so(toy_model: AnalyticModel)
         ({"activation_dtype": "fp8"}, WhatIfError, "not of the captured type; give weight_dtype fp8"),
         ({"activation_dtype": "int8", "weight_dtype": "int4"}, WhatIfError, "not of int4"),
         ({"group_size": 0}, DimError, "whole number of elements from 1 up"),
+        ({"group_size": 64, "weight_dtype": "fp8"}, WhatIfError, "is of int8 and int4 weights, not of fp8 ones"),
+        ({"routing": "zipf:1"}, WhatIfError, "routing is 'zipf:1', which is no routing model"),
     ],
 )
 def test_an_impossible_option_names_what_is_possible(

@@ -1,8 +1,8 @@
-"""Models of transformers by name, from the configuration files shipped here; importing this imports no torch."""
+"""Models of transformers by name and by configuration file; importing this imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -14,11 +14,12 @@ from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image
 from dsocr_graph.models.from_transformers.configuration import read_settings, transformers_config
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.shorten import shortened
+from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
 from dsocr_graph.workloads.request import Request
 from modelmeter.workload import WorkloadItem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dsocr_graph.models.from_transformers.variant import TransformersVariant
     from dsocr_graph.models.stage_spec import StageSpec
@@ -42,10 +43,12 @@ class TransformersModel:
     settings: Mapping[str, Any] = field(repr=False)  # the configuration file as it stands
     family: Family
     attention: str = "sdpa"  # what is captured unless told otherwise: the best implementation that its classes have
+    code: TrustedCode | None = None  # beside the configuration; None: transformers' own
 
     def config(self, variant: TransformersVariant) -> Mapping[str, object]:
         """Return what decides the cost beside the variant; part of the cache key."""
-        return {"settings": dict(self.settings), "transformers": metadata.version("transformers")}
+        decisive = {"settings": dict(self.settings), "transformers": metadata.version("transformers")}
+        return decisive if self.code is None else {**decisive, "code": self.code.digest}
 
     def build(self, variant: TransformersVariant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
         """Return the model on `meta` and its stages; needs torch and transformers.
@@ -54,13 +57,22 @@ class TransformersModel:
         ------
         ModelConfigError
             When the installed transformers cannot build it, or sees another family in the configuration.
+        TrustedCodeError
+            When code beside the configuration cannot be imported.
+        CaptureError
+            When such code does not run as its family does.
         """
-        from dsocr_graph.models.from_transformers.families import class_of
+        from dsocr_graph.models.from_transformers.families import class_of, trusted_family_of
         from dsocr_graph.models.from_transformers.load import meta_model
+        from dsocr_graph.models.from_transformers.misfits import misfits_explained
 
-        config = transformers_config(self.settings, source=self.source)
-        model = meta_model(config, class_of(self.family, config), variant)
-        return model, self.family.stages(model, config, variant)
+        config = transformers_config(self.settings, source=self.source, code=self.code)
+        if self.code is None:
+            model = meta_model(config, class_of(self.family, config), variant)
+            return model, self.family.stages(model, config, variant)
+        model = meta_model(config, trusted_family_of(self.code)[1], variant)
+        with misfits_explained(model, self.family.description):
+            return model, self.family.stages(model, config, variant)
 
     def shortened(self, layers: int) -> TransformersModel:
         """Return the model with at most so many layers in each stack, under a name of its own.
@@ -71,6 +83,10 @@ class TransformersModel:
             When it cannot be shortened.
         """
         return evolve(self, name=f"{self.name}-{layers}-layers", settings=shortened(self.settings, layers))
+
+    def fit(self, stage: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return random inputs of a stage as a real run takes them; needs torch and transformers."""
+        return self.family.fit(self.settings, stage, inputs)
 
     def runs(self, request: Request) -> WorkloadItem:
         """Return what the model runs for a request; needs neither torch nor transformers.
@@ -83,7 +99,13 @@ class TransformersModel:
         return self.family.runs(self.settings, request)
 
 
-def model_from_config(path: str | Path, *, name: str | None = None) -> TransformersModel:
+def model_from_config(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> TransformersModel:
     """Return the model of any transformers configuration; its family is found by transformers' mappings.
 
     Parameters
@@ -92,28 +114,47 @@ def model_from_config(path: str | Path, *, name: str | None = None) -> Transform
         A config.json, or a directory that holds one.
     name
         Its name in reports; by default that of the directory, or of a file that is not called config.json.
+    trust_remote_code
+        Import the code that its auto_map names, from files beside it; transformers' own is then not used. Without an
+        auto_map there is nothing to trust, which is said and changes nothing.
+    progress
+        Told which files and classes will be imported, before they are.
 
     Raises
     ------
     ConfigNotFoundError
         When there is no such file.
+    TrustedCodeError
+        When code that is trusted is not there, or cannot be imported.
     ModelConfigError
         When it is no configuration of a model that can be captured.
     """
-    from dsocr_graph.models.from_transformers.families import family_of
+    from dsocr_graph.models.from_transformers.families import family_of, trusted_family_of
     from dsocr_graph.models.from_transformers.load import model_class
 
     settings = read_settings(path)
-    config = transformers_config(settings, source=str(path))
-    family, class_name = family_of(config)
+    code = _trusted(settings, Path(path), progress) if trust_remote_code else None
+    if code is None:
+        family, class_name = family_of(transformers_config(settings, source=str(path)))
+        built = model_class(class_name)
+    else:
+        family, built = trusted_family_of(code)
     return TransformersModel(
         name=name or _default_name(Path(path)),
-        description=f"{class_name} of a configuration file",
+        description=f"{built.__name__} of a configuration file{' and the code beside it' if code else ''}",
         source=str(path),
         settings=settings,
         family=family,
-        attention="sdpa" if getattr(model_class(class_name), "_supports_sdpa", False) else "eager",
+        attention="sdpa" if getattr(built, "_supports_sdpa", False) else "eager",
+        code=code,
     )
+
+
+def _trusted(settings: Mapping[str, Any], path: Path, progress: Callable[[str], None]) -> TrustedCode | None:
+    directory = (path if path.is_dir() else path.parent).resolve()
+    code = TrustedCode.of(settings, directory)
+    progress(f"{path} has no auto_map: there is no code to trust" if code is None else code.announcement())
+    return code
 
 
 def _default_name(path: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from dsocr_graph.models.from_transformers.variant import TransformersVariant
@@ -32,6 +33,8 @@ class Family:
     runs : callable
         (settings of the config file as they stand there, request) to what runs. Needs neither torch nor
         transformers, so that a model that is compiled already is evaluated without them.
+    fit : callable
+        (settings, stage, random inputs in order) to inputs that a real run takes, where not any will do; needs torch.
     """
 
     name: str
@@ -40,3 +43,4 @@ class Family:
     main_input: str
     stages: Callable[[PreTrainedModel, PreTrainedConfig, TransformersVariant], tuple[StageSpec, ...]]
     runs: Callable[[Mapping[str, Any], Request], WorkloadItem]
+    fit: Callable[[Mapping[str, Any], str, Sequence[Tensor]], list[Tensor]] = lambda settings, stage, inputs: [*inputs]

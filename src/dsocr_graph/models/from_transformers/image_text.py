@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
@@ -12,7 +12,7 @@ from dsocr_graph.workloads.request import InvalidRequestError, Request, generati
 from modelmeter.workload import Fact, StageRun, WorkloadItem
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig
 
     from dsocr_graph.models.from_transformers.variant import TransformersVariant
@@ -30,6 +30,19 @@ def stages(model: nn.Module, config: PreTrainedConfig, variant: TransformersVari
     from dsocr_graph.models.from_transformers.image_text_stages import image_text_stages
 
     return image_text_stages(model, preprocessor_of({"model_type": config.model_type}))
+
+
+def fit(settings: Mapping[str, Any], stage: str, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return random inputs with as many image tokens in each prompt as it has image features.
+
+    Raises
+    ------
+    ModelInputError
+        When a prompt has no room for them.
+    """
+    from dsocr_graph.models.from_transformers.image_places import with_image_tokens
+
+    return with_image_tokens(settings, stage, inputs)
 
 
 def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
@@ -106,4 +119,5 @@ FAMILY = Family(
     main_input="input_ids",
     stages=stages,
     runs=runs,
+    fit=fit,
 )

@@ -47,7 +47,11 @@ def model_class(name: str) -> type[nn.Module]:
 
 
 def meta_model(
-    config: PreTrainedConfig, class_name: str, variant: TransformersVariant, *, device: str = "meta"
+    config: PreTrainedConfig,
+    built: str | type[nn.Module],
+    variant: TransformersVariant,
+    *,
+    device: str = "meta",
 ) -> PreTrainedModel:
     """Return a model in evaluation mode, on `meta` unless told otherwise.
 
@@ -55,8 +59,8 @@ def meta_model(
     ----------
     config
         Its configuration; it is copied.
-    class_name
-        The class to build, such as "Qwen3ForCausalLM".
+    built
+        The class to build, or the name of one of transformers, such as "Qwen3ForCausalLM".
     variant
         Dtype and implementations. What a model keeps in fp32 stays in fp32.
 
@@ -74,12 +78,12 @@ def meta_model(
     >>> model.lm_head.weight.shape, model.dtype, model.device.type
     (torch.Size([151936, 4096]), torch.bfloat16, 'meta')
     """
-    built: Any = model_class(class_name)
+    model_type: Any = model_class(built) if isinstance(built, str) else built
     register_experts()
     dtype = TORCH_DTYPES[variant.dtype]
     try:
         with torch.device(device):
-            model = built._from_config(
+            model = model_type._from_config(
                 copy.deepcopy(config),
                 dtype=dtype,
                 attn_implementation=variant.attention,
@@ -87,8 +91,8 @@ def meta_model(
             )
     except Exception as error:  # each class checks its configuration in its own way
         raise ModelConfigError(
-            f"transformers {metadata.version('transformers')} cannot build {class_name} from this configuration with "
-            f"{variant.attention} attention: {type(error).__name__}: {error}"
+            f"transformers {metadata.version('transformers')} cannot build {model_type.__name__} from this "
+            f"configuration with {variant.attention} attention: {type(error).__name__}: {error}"
         ) from error
     _keep_in_fp32(model, dtype)
     return model.eval()

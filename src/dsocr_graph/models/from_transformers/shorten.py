@@ -12,6 +12,8 @@ _DENSE_FIRST = "first_k_dense_replace"
 """Layers at the beginning that have no experts: one fewer than all, so that one with experts is left."""
 _LAYER_NUMBERS = ("deepstack_visual_indexes", "global_attn_indexes", "mlp_only_layers")
 """Lists of layers by their number."""
+_ONE_LEFT = frozenset(_LAYER_NUMBERS) - {"mlp_only_layers"}
+"""Lists of the rarer kind of layer: the last layer becomes one where none is left, so that the kind is not lost."""
 
 
 def shortened(settings: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -56,7 +58,8 @@ def _shorter(name: str, value: object, layers: int) -> object:
     if isinstance(value, list):
         entries = cast("list[Any]", value)
         if name in _LAYER_NUMBERS:
-            return [number for number in entries if number < layers]
+            left = [number for number in entries if number < layers]
+            return [layers - 1] if entries and not left and name in _ONE_LEFT else left
         return entries[:layers] if name == "layer_types" else entries
     return value
 

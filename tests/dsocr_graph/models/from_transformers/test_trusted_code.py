@@ -56,7 +56,7 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (-1, self.width)).transpose(1, 2) for project in (self.query, self.key, self.value)
         )
         key, value = cache.update(key, value, self.layer)
-        mixed = scaled_dot_product_attention(query, key, value, is_causal=query.shape[2] > 1, enable_gqa=True)
+        mixed = scaled_dot_product_attention(query, key, value, is_causal=bool(x.shape[1] > 1), enable_gqa=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 class GroupedForCausalLM(PreTrainedModel):
@@ -109,7 +109,7 @@ def written(folder: Path, *, modeling: str = MODELING, **settings: Any) -> Path:
     """Write a model's directory, with other code or settings where these are given."""
     place = folder / "grouped-toy"
     place.mkdir(exist_ok=True)
-    given = {"model_type": "grouped", "auto_map": AUTO_MAP} | settings
+    given = {"model_type": "grouped", "num_hidden_layers": 2, "auto_map": AUTO_MAP} | settings
     (place / "config.json").write_text(json.dumps(given), encoding="utf-8")
     (place / "configuration_grouped.py").write_text(CONFIGURATION, encoding="utf-8")
     (place / "modeling_grouped.py").write_text(modeling, encoding="utf-8")

@@ -1,0 +1,144 @@
+"""Export: one stage of a model through torch.export, at the settings that make it fast; errors name the module."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from attrs import frozen
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._pytree import tree_leaves
+
+from dsocr_graph.call_sites import CallSites
+from dsocr_graph.errors import CaptureError
+from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+
+# From so many sizes of one dim on, a symbol for each costs more time than the rest of the export.
+MANY_SIZES = 64
+
+
+@frozen(kw_only=True)
+class Exported:
+    """A stage as torch exports it; its nodes carry the call sites of `CallSites`."""
+
+    program: ExportedProgram
+    held: Mapping[int, int]  # as in `CallSites.held`
+
+
+def exported(stage: StageSpec, model: nn.Module) -> Exported:
+    """Return a stage of a model exported.
+
+    Raises
+    ------
+    CaptureError
+        When torch.export cannot; the error names the module and the last operator reached.
+
+    Examples
+    --------
+    >>> module = nn.Linear(4, 2, device="meta")
+    >>> stage = StageSpec(name="forward", description="", module=module, inputs=(torch.empty(3, 4, device="meta"),))
+    >>> [node.name for node in exported(stage, module).program.graph.nodes if node.op == "call_function"]
+    ['linear']
+    """
+    recorder = CallSites(model, stage.module)
+    with (
+        torch.no_grad(),
+        fx_traceback.preserve_node_meta(),
+        _no_stack_traces(),
+        _shared_symbols(stage),
+        recorder,
+    ):
+        try:
+            program = torch.export.export(
+                stage.module,
+                stage.inputs,
+                dynamic_shapes=stage.dynamic_shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+        except Exception as error:
+            raise _explained(error, stage, recorder) from error
+    return Exported(program=program, held=recorder.held)
+
+
+def _explained(error: Exception, stage: StageSpec, recorder: CallSites) -> CaptureError:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    where = f"module {recorder.module or '(root)'} ({recorder.class_name}), function {recorder.function}"
+    return CaptureError(
+        f"stage {stage.name!r} cannot be captured by torch.export: {type(error).__name__}: {first.strip()}\n"
+        f"  last operator reached: {recorder.operator} in {where}\n"
+        "  change that module so that no shape or branch depends on tensor values (no .item(), .tolist(), nonzero or "
+        "boolean indexing), or choose an implementation that can be exported; allow a partial model to report the "
+        "other stages"
+    )
+
+
+@contextmanager
+def _no_stack_traces() -> Generator[None]:
+    """Switch off fx's own stack traces: they keep frames called `forward` only and cost half the time."""
+    config: Any = importlib.import_module("torch.fx.config")
+    before = config.do_not_emit_stack_traces
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
+
+
+@contextmanager
+def _shared_symbols(stage: StageSpec) -> Generator[None]:
+    """Let the sizes that are declared as one dim share a symbol where there are many, as with a cache per layer.
+
+    The exporter makes a symbol for each declared size and finds them equal operator by operator, so that what it
+    knows of one layer's shapes helps with no other layer's: half the time of a large model's decode. Sizes that are
+    not declared it lets share a symbol by itself, by their value ("duck shaping"); this turns that on for the values
+    that stand for one dim only. The graph is the same but for the numbers in the names that fx makes up.
+    """
+    shared = _sizes_to_share(stage)
+    environment: Any = ShapeEnv
+    original = environment.create_symbol
+
+    def create_symbol(
+        self: ShapeEnv,
+        val: int,
+        source: object,
+        dynamic_dim: object,
+        constraint_dim: object = None,
+        *args: object,
+        **options: object,
+    ) -> object:
+        if constraint_dim is None or val not in shared:
+            return original(self, val, source, dynamic_dim, constraint_dim, *args, **options)
+        if val in self.val_to_var:
+            return original(self, val, source, DimDynamic.DUCK, None, *args, **options)
+        self.val_to_var[val] = symbol = original(self, val, source, dynamic_dim, constraint_dim, *args, **options)
+        return symbol
+
+    environment.create_symbol = create_symbol
+    try:
+        yield
+    finally:
+        environment.create_symbol = original
+
+
+def _sizes_to_share(stage: StageSpec) -> frozenset[int]:
+    """Return the example sizes that stand for one declared dim in many places; 0 and 1 are never symbolic."""
+    if stage.dynamic_shapes is None:
+        return frozenset()
+    names: dict[int, list[str | None]] = {}
+    for value, declared in zip(tree_leaves(stage.inputs), declared_leaves(stage.dynamic_shapes), strict=True):
+        for axis, dim in (declared or {}).items():
+            if dim is not None:
+                # By name: a tensor may be declared with a `Dim` of its own. Hints and derived dims are left alone.
+                names.setdefault(value.shape[axis], []).append(dim.__name__ if type(dim) is Dim else None)
+    return frozenset(
+        size
+        for size, found in names.items()
+        if size > 1 and len(found) >= MANY_SIZES and len(set(found)) == 1 and None not in found
+    )
