@@ -118,20 +118,19 @@ def _other_stages() -> AnalyticModel:
 
 
 def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every variant has a row; a model that pages say nothing to is left out with the reason."""
+    """Every model has a row, in its default variant; one that pages say nothing to is left out with the reason."""
     other = _other_stages()
+    tiny = registry.registered("deepseek-ocr").load("tiny")
     entries = {
-        "deepseek-ocr": SimpleNamespace(
-            variants={"tiny": "", "small": ""}, load=registry.registered("deepseek-ocr").load
-        ),
-        "other": SimpleNamespace(variants={"bf16": ""}, load=lambda variant: other),
+        "deepseek-ocr": SimpleNamespace(default="tiny", load=lambda: tiny),
+        "other": SimpleNamespace(default="bf16", load=lambda: other),
     }
     monkeypatch.setattr(registry, "available", lambda: tuple(entries))
     monkeypatch.setattr(registry, "registered", entries.__getitem__)
     status, text, _ = compare("--all")
     assert status == 0
     names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| deepseek-ocr:")]
-    assert names == ["deepseek-ocr:small", "deepseek-ocr:tiny"]
+    assert names == ["deepseek-ocr:tiny"]
     assert "- other:bf16: profile 'dsocr-standard-v1' runs vision_global, other:bf16 has the stages encode" in text
 
 

@@ -199,6 +199,8 @@ def _values(group: Group, stages: Sequence[str]) -> Mapping[str, tuple[int | str
             value = getattr(leaf.layer, name, None) if document is None else document.get(name)
             if isinstance(value, int):
                 found.setdefault(f"{kind} {name}", set()).add(value)
+        if document is not None and "in_features" in document:  # of a product: which positions it is of, as in logits
+            found.setdefault(f"{kind} rows", set()).add(document["rows"])
     return {
         key: tuple(sorted(values, key=lambda value: (isinstance(value, str), value))) for key, values in found.items()
     }

@@ -283,20 +283,34 @@ def _shapes(value: object, spec: object, name: str, known: dict[str, Dim]) -> An
         return _tensor_shape(value, spec, name, known) if spec is not None else None
     if isinstance(value, Mapping):
         entries = cast("Mapping[Any, object]", value)
-        inner = cast("Mapping[Any, object]", spec) if isinstance(spec, Mapping) else {}
+        inner = _inner_dims(entries, spec, name)
         return {key: _shapes(item, inner.get(key), f"{name}[{key!r}]", known) for key, item in entries.items()}
     if isinstance(value, list | tuple):
         items = cast("Sequence[object]", value)
         specs = cast("Sequence[object]", spec) if isinstance(spec, list | tuple) else (spec,) * len(items)
         if len(specs) != len(items):
             raise ModelInputError(f"dims of {name} have {len(specs)} entries for {len(items)} tensors")
-        return tuple(
+        shapes = [
             _shapes(item, one, f"{name}[{index}]", known)
             for index, (item, one) in enumerate(zip(items, specs, strict=True))
-        )
+        ]
+        return shapes if isinstance(value, list) else tuple(shapes)  # torch.export wants the same container
     if spec is not None:
         raise ModelInputError(f"dims are declared for {name}, which is a {type(value).__name__} and no tensor")
     return None
+
+
+def _inner_dims(entries: Mapping[Any, object], spec: object, name: str) -> Mapping[Any, object]:
+    """Return what is declared for the entries of a mapping, by key."""
+    if spec is None:
+        return {}
+    declared = cast("Mapping[Any, object]", spec) if isinstance(spec, Mapping) else None
+    if declared is None or set(declared) - set(entries):
+        raise ModelInputError(
+            f"dims of {name} are {spec!r}; write a mapping whose keys are among those of the input, "
+            f"{', '.join(map(repr, entries))}"
+        )
+    return declared
 
 
 def _tensor_shape(tensor: Tensor, spec: object, name: str, known: dict[str, Dim]) -> dict[int, Dim]:
@@ -314,6 +328,8 @@ def _tensor_shape(tensor: Tensor, spec: object, name: str, known: dict[str, Dim]
                 f"dim {label!r} has size {size} in the example input {name}; torch.export takes a size below 2 for a "
                 "constant, so give an example of 2 or more"
             )
+        if axis % tensor.dim() in shape:
+            raise ModelInputError(f"dims of {name} name axis {axis % tensor.dim()} twice; name it once")
         shape[axis % tensor.dim()] = known.setdefault(label, Dim(label, min=1, max=LARGEST_SIZE))
     return shape
 

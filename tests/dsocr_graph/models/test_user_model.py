@@ -74,6 +74,32 @@ def test_tensors_inside_an_input_have_dims_of_their_own() -> None:
     assert analytic.stage("forward").dims == ("B", "S")
 
 
+class Summed(nn.Module):
+    """The sum of what a list and a mapping hold."""
+
+    def forward(self, parts: list[Tensor], named: dict[str, Tensor]) -> Tensor:
+        """[B, 4] each."""
+        return sum(parts, named["x"])
+
+
+def test_lists_and_mappings_of_tensors_are_captured() -> None:
+    """Three tensors of B x 4 elements: two additions of 4 B."""
+    x = torch.empty(3, 4)
+    dims = [[{0: "B"}, {0: "B"}], {"x": {0: "B"}}]
+    model = user_model(Summed(), [[x, x.clone()], {"x": x.clone()}], dims=dims)
+    assert model.sizes == {"forward": {"B": 3}}
+    analytic = compiled(model.module, *model.stages)
+    assert evaluate_stage(analytic, "forward", B=10).total.cost.vector_flops == 2 * 4 * 10
+
+
+@pytest.mark.parametrize("wrong", [{"y": {0: "B"}}, [{0: "B"}]])
+def test_dims_of_a_mapping_have_its_keys(wrong: object) -> None:
+    """A key that the input does not have, or a list, would say nothing."""
+    x = torch.empty(3, 4)
+    with pytest.raises(ModelInputError, match=r"dims of named are .*among those of the input, 'x'"):
+        user_model(Summed(), [[x], {"x": x}], dims=[None, wrong])
+
+
 def test_variable_arguments_are_captured() -> None:
     """`*others` are given in order, their dims too."""
     x = torch.empty(3, 4)
@@ -93,6 +119,7 @@ def test_variable_arguments_are_captured() -> None:
         ([torch.empty(2, 3, 4)], [{0: "B"}, None], "dims are declared for 2 inputs of 1"),
         ([torch.empty(2, 3, 4)], {"x": {3: "B"}}, "dims of x name axis 3; it has 3 axes"),
         ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "a dim's name is a word"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "A", -3: "B"}}, "dims of x name axis 0 twice"),
         ([torch.empty(2, 3, 4)], {"x": "B"}, "write a mapping from axis to name"),
         ([torch.empty(1, 3, 4)], {"x": {0: "B"}}, "dim 'B' has size 1 .*give an example of 2 or more"),
         ([torch.empty(2, 3, 4), 1.0], [None, {0: "B"}], "declared for scale, which is a float and no tensor"),

@@ -188,7 +188,8 @@ CATALOG: Mapping[str, TransformersModel] = {
         _shipped(
             "deepseek-v3",
             causal_lm.FAMILY,
-            description="DeepSeek-V3, 671B: 61 layers of latent attention, 58 with 256 experts, 8 for each token",
+            description="DeepSeek-V3, 671B: 61 layers, 58 with 256 experts, 8 for each token; latent attention as "
+            "transformers runs it: a step expands the latents of all cached tokens",
             source="deepseek-ai/DeepSeek-V3: config.json, without its fp8 quantization and without the module that "
             "predicts a second token",
         ),
