@@ -431,12 +431,18 @@ def test_a_reader_that_goes_away_is_no_error(
 
 
 def test_help_names_every_option(run: Command) -> None:
-    """Every parameter of analyze_model but callbacks and a module's has its flag in --help; the status is 0."""
+    """Every parameter of analyze_model but callbacks, a module's and what-ifs has its flag in --help; the status is 0."""
     import inspect
 
     status, out, _ = run("analyze", "--help")
     assert status == 0
-    parameters = set(inspect.signature(pipeline.analyze_model).parameters) - {"progress", "cache", "inputs", "dims"}
+    parameters = set(inspect.signature(pipeline.analyze_model).parameters) - {
+        "progress",
+        "cache",
+        "inputs",
+        "dims",
+        "what_if",
+    }
     assert [name for name in parameters if f"--{name.replace('_', '-')}" not in out] == []
     assert "--no-cache" in out
 

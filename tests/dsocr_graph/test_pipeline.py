@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -235,6 +236,9 @@ def test_a_calibration_is_not_asked_for_calls_that_a_what_if_changes() -> None:
     require_measured_calls(None, Options(kv_dtype="fp8"), "bf16")
 
 
+@pytest.mark.skipif(
+    find_spec("aiconfigurator_core") is None, reason="needs the extra `tables`: pip install -e '.[tables]'"
+)
 def test_an_engine_has_no_times_of_other_types() -> None:
     """Its tables are read for the captured types; logits and the growth of the cache it takes as they are."""
     engine = Engine.on(load_device("h200"), physical=True)
