@@ -431,7 +431,7 @@ def test_a_reader_that_goes_away_is_no_error(
 
 
 def test_help_names_every_option(run: Command) -> None:
-    """Every parameter of analyze_model but callbacks, a module's and what-ifs has its flag in --help; the status is 0."""
+    """Every parameter of analyze_model that a command line can give has its flag in --help; the status is 0."""
     import inspect
 
     status, out, _ = run("analyze", "--help")
