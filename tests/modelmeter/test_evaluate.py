@@ -288,9 +288,10 @@ def test_a_size_for_an_unknown_dim_is_refused(toy: ModuleType) -> None:
 def test_sizes_beyond_the_model_are_refused(toy: ModuleType) -> None:
     """The last step of a sweep counts too; the message names the limit."""
     limited = evolve(toy.toy_model(), limits={"S": 5, "T": 9})
-    assert evaluate_stage(limited, "prefill", B=2, S=5).total.cost == evaluate_stage(
-        toy.toy_model(), "prefill", B=2, S=5
-    ).total.cost
+    assert (
+        evaluate_stage(limited, "prefill", B=2, S=5).total.cost
+        == evaluate_stage(toy.toy_model(), "prefill", B=2, S=5).total.cost
+    )
     with pytest.raises(SizeLimitError, match=r"stage 'prefill' runs at S = 6; toy has room for S up to 5"):
         evaluate_stage(limited, "prefill", B=2, S=6)
     assert evaluate_stage(limited, "decode", B=1, T=7, count=3, sweep="T").executions == 3
