@@ -200,7 +200,7 @@ def _values(group: Group, stages: Sequence[str]) -> Mapping[str, tuple[int | str
             if isinstance(value, int):
                 found.setdefault(f"{kind} {name}", set()).add(value)
         if document is not None and "in_features" in document:  # of a product: which positions it is of, as in logits
-            found.setdefault(f"{kind} rows", set()).add(document["rows"])
+            found.setdefault(f"{kind} rows", set()).add(str(document["rows"]))
     return {
         key: tuple(sorted(values, key=lambda value: (isinstance(value, str), value))) for key, values in found.items()
     }
