@@ -282,6 +282,30 @@ class Stage:
         return self._kv_cache_bytes.at(bindings, routing=routing)
 
 
+def require_room(
+    model: str, limits: Mapping[str, int], legend: Mapping[str, str], where: str, sizes: Mapping[str, int]
+) -> None:
+    """Refuse sizes beyond the limits of a model, as `AnalyticModel.require_room` does.
+
+    Raises
+    ------
+    SizeLimitError
+        When a size is.
+
+    Examples
+    --------
+    >>> require_room("toy", {"T": 8}, {"T": "tokens in the cache"}, "stage 'decode'", {"T": 9})
+    Traceback (most recent call last):
+    modelmeter.model.SizeLimitError: stage 'decode' runs at T = 9; toy has room for T up to 8 (tokens in the cache)
+    """
+    for name, largest in limits.items():
+        if sizes.get(name, 0) > largest:
+            raise SizeLimitError(
+                f"{where} runs at {name} = {sizes[name]:,}; {model} has room for {name} up to {largest:,} "
+                f"({legend.get(name, 'size')})"
+            )
+
+
 @frozen(kw_only=True)
 class AnalyticModel:
     """A compiled model: symbolic in its dims, loadable without torch."""
@@ -326,12 +350,7 @@ class AnalyticModel:
         SizeLimitError
             When one is; the message starts with `where` and names the limit.
         """
-        for name, largest in self.limits.items():
-            if bindings.get(name, 0) > largest:
-                raise SizeLimitError(
-                    f"{where} runs at {name} = {bindings[name]:,}; {self.name} has room for {name} up to {largest:,} "
-                    f"({self.dims.get(name, 'size')})"
-                )
+        require_room(self.name, self.limits, self.dims, where, bindings)
 
     @cached_property
     def leaves_by_stage(self) -> Mapping[str, tuple[Leaf, ...]]:

@@ -25,11 +25,11 @@ from dsocr_graph import (
 from dsocr_graph.cli_options import (
     PAGE_OPTIONS,
     add_batch,
+    add_capture,
     add_pages,
     add_points,
     add_subject,
     add_trust,
-    add_variant,
     page_options,
 )
 from dsocr_graph.errors import DsocrGraphError
@@ -98,7 +98,7 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     add_pages(pages.add_argument)
     add_batch(pages.add_argument)
     add_points(pages.add_argument, "pages")
-    add_variant(parser.add_argument_group("variant").add_argument, dtype=None)
+    add_capture(parser.add_argument_group("variant").add_argument, dtype=None)
     add_whatif_arguments(parser)
     times = parser.add_argument_group("times (default: the datasheet roofline of an H200)")
     times.add_argument("--device", help="a device that `dsocr-graph devices` lists, for its roofline; none: no times")

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import AddArgument, add_model, add_pages, add_variant, page_options
+from dsocr_graph.cli_options import AddArgument, add_capture, add_model, add_pages, page_options
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 from modelmeter.defaults import BATCHES, USABLE
@@ -53,7 +53,7 @@ def add_parser(commands: Subparsers) -> None:
     _add_search(parser.add_argument_group("search").add_argument)
     pages = parser.add_argument_group("pages, in equal shares (default: the profile dsocr-standard-v1)")
     add_pages(pages.add_argument)
-    add_variant(parser.add_argument_group("variant").add_argument, dtype=None)
+    add_capture(parser.add_argument_group("variant").add_argument, dtype=None)
     add_whatif_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every candidate to this file too")
     parser.set_defaults(run=_run)
@@ -156,7 +156,8 @@ def _clocks(options: argparse.Namespace, dtype: str) -> list[TimeModel]:
         return [clock_of(device, efficiency=options.efficiency) for device in _devices(options)]
     # A calibration is of one machine and refuses a device beside it.
     names = [options.device] if options.calibration is not None else [device.key for device in _devices(options)]
-    clocks = [choose_time_model(device=name, moe=options.moe, **chosen) for name in names]
+    moe = "grouped" if options.calibration is None else options.moe  # else it is a what-if
+    clocks = [choose_time_model(device=name, moe=moe, **chosen) for name in names]
     for clock in clocks:
         require_measured_calls(clock, whatif_from(options), dtype)
     return [clock for clock in clocks if clock is not None]

@@ -119,7 +119,7 @@ def analyze_model(
     runtime : str, optional
         "eager" (the default with a calibration), "cudagraph", or "engine", from tables of measured engines.
     moe : str
-        "grouped" or "loop": how the experts run in a calibrated prediction.
+        "grouped" or "loop": how the experts run. Without a calibration it is a what-if.
     physical : bool
         Allow peak rates, labelled, for calls that nothing was measured for.
     out : str or Path, optional
@@ -153,6 +153,8 @@ def analyze_model(
     dsocr_graph.errors.UnknownModelError: unknown model 'no-such-model'; known models: ...
     """
     subject = subject_of(model, inputs, dims=dims, trust_remote_code=trust_remote_code, progress=progress)
+    if calibration is None and moe != "grouped":
+        what_if, moe = evolve(what_if, moe=moe), "grouped"
     time_model = choose_time_model(
         device=_device(device, calibration), calibration=calibration, runtime=runtime, moe=moe, physical=physical
     )
@@ -208,11 +210,11 @@ def analyze_model(
             "dtype": dtype,
             "attention": attention,
             **what_if_words(what_if),
+            **({"moe": moe} if moe != "grouped" else {}),
             "device": None if device == DEFAULT_DEVICE else device,
             "calibration": Path(calibration).name if calibration is not None else None,
             "measurement": Path(measurement).name if measurement is not None else None,
             "runtime": runtime,
-            "moe": moe if moe != "grouped" else None,
             "physical": physical or None,
             "allow_unclassified": allow_unclassified or None,
             "allow_partial": allow_partial or None,
@@ -269,7 +271,8 @@ def _word(model: str | Path | nn.Module) -> str | None:
 def require_measured_calls(time_model: TimeModel | None, what_if: Options, dtype: str) -> None:
     """Do nothing unless a calibration or an engine's tables are to predict calls that a what-if changes.
 
-    An engine takes logits and the growth of the cache as they are, but its times are those of the captured types.
+    An engine takes logits and the growth of the cache as they are, but its times are those of the captured types and
+    of grouped experts.
 
     Raises
     ------
@@ -278,7 +281,7 @@ def require_measured_calls(time_model: TimeModel | None, what_if: Options, dtype
     """
     changing = what_if.changing(dtype)
     if isinstance(time_model, Engine):
-        changing = {name: value for name, value in changing.items() if name.endswith("_dtype")}
+        changing = {name: value for name, value in changing.items() if name.endswith("_dtype") or name == "moe"}
     measured: tuple[tuple[type, str], ...] = ((Calibrated, "--calibration"), (Engine, "--runtime engine"))
     source = next((option for kind, option in measured if isinstance(time_model, kind)), None)
     if changing and source is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DTYPES = "bf16, fp32, fp8, int8 or int4"
 
 
-WHATIF_OPTIONS = ("weight_dtype", "activation_dtype", "kv_dtype", "logits", "kv_growth", "routing")
+WHATIF_OPTIONS = ("weight_dtype", "activation_dtype", "kv_dtype", "logits", "kv_growth", "moe", "routing")
 """What-ifs that choose one of several ways."""
 
 
@@ -41,6 +41,7 @@ def add_whatif_arguments(parser: argparse.ArgumentParser, *, several: bool = Fal
     group.add_argument(
         "--kv-growth", default="concatenate", help="concatenate or preallocated: how a step grows the KV cache"
     )
+    group.add_argument("--moe", default="grouped", help="grouped, or loop: the published loop over experts")
     group.add_argument(
         "--group-size",
         type=int,
@@ -73,7 +74,10 @@ def whatif_from(options: argparse.Namespace) -> Options:
     >>> whatif_from(parser.parse_args(["--weight-dtype", "int4"])).weight_dtype
     'int4'
     """
-    return _with_group_size([_whatif({name: getattr(options, name) for name in WHATIF_OPTIONS})], options.group_size)[0]
+    values = {name: getattr(options, name) for name in WHATIF_OPTIONS}
+    if getattr(options, "calibration", None) is not None:
+        values["moe"] = "grouped"  # as captured: a calibration predicts the loop from the calls of that
+    return _with_group_size([_whatif(values)], options.group_size)[0]
 
 
 def whatifs_from(options: argparse.Namespace) -> tuple[Options, ...]:

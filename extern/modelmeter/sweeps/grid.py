@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import UnboundDimError
+from modelmeter.model import require_room
 from modelmeter.sweeps.errors import SweepError
 from modelmeter.sweeps.polynomial import dims_of, has_whole_values, polynomial
 from modelmeter.sweeps.program import Executions, Program, StageProgram
@@ -184,6 +185,8 @@ class Section:
         ------
         SweepError
             When a count or a dim is no whole number, a count is below 0 or a dim below 1.
+        SizeLimitError
+            When a dim is beyond the largest size that the model has room for.
         """
         read = self._read(columns)
         count = _whole(read, rule.count, f"count of stage {rule.stage!r}")
@@ -197,6 +200,7 @@ class Section:
             return None
         for dim, size in sizes.items():
             _require(rule, dim, size, 1)
+        self._require_room(rule, count, sizes)
         starts, lengths = runs_of(len(count), count, *sizes.values())
         held = Sizes(columns=sizes, points=len(count), routing=self.asked)
         if len(starts) == len(count):
@@ -229,6 +233,12 @@ class Section:
     def stage(self, rule: StageRule) -> StageProgram:
         """Return the compiled stage of a rule."""
         return self.program.stage(rule.stage)
+
+    def _require_room(self, rule: StageRule, count: Numbers, sizes: Mapping[str, Numbers]) -> None:
+        program = self.program
+        last = {dim: size + count - 1 if dim == rule.sweep else size for dim, size in sizes.items()}
+        largest = {dim: int(size.max()) for dim, size in last.items()}
+        require_room(program.model, program.limits, program.dims, f"stage {rule.stage!r} of the grid", largest)
 
     def _read(self, columns: Mapping[str, Numbers]) -> Sizes:
         return Sizes(columns=columns, points=len(next(iter(columns.values()))), routing=self.asked)

@@ -225,6 +225,8 @@ class Program:
 
     model: str
     variant: Mapping[str, str]
+    dims: Mapping[str, str]  # legend of the dims
+    limits: Mapping[str, int]  # largest size of a dim, where the model has one
     parameter_bytes: int
     load_bytes: int  # bytes alive while the weights are loaded
     stages: tuple[StageProgram, ...]
@@ -243,6 +245,8 @@ class Program:
         return cls(
             model=model.name,
             variant=model.variant,
+            dims=model.dims,
+            limits=model.limits,
             parameter_bytes=model.parameter_bytes,
             load_bytes=model.load_bytes,
             stages=tuple(StageProgram.of(model, stage) for stage in model.stages),

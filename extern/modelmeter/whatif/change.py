@@ -54,7 +54,7 @@ def change_between(
     assumes: tuple[str, ...],
     lower_bound_of_peaks: bool = False,
 ) -> Change:
-    """Return the change of one model into another that has the same leaves in the same order."""
+    """Return the change of one model into another that has the same stages."""
     shifts = [
         _shift(stage.name, before.leaves_by_stage[stage.name], after.leaves_by_stage[stage.name])
         for stage in before.stages
@@ -64,14 +64,12 @@ def change_between(
 
 
 def _shift(stage: str, before: tuple[Leaf, ...], after: tuple[Leaf, ...]) -> Shift:
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if new is not old]
+    was, now = set(map(id, before)), set(map(id, after))
+    gone = [(-1, leaf) for leaf in before if id(leaf) not in now]
+    come = [(1, leaf) for leaf in after if id(leaf) not in was]
 
     def more(figure: str) -> Dim:
-        return total(
-            product((sign * leaf.calls, getattr(leaf.cost, figure).value))
-            for pair in pairs
-            for sign, leaf in zip((-1, 1), pair, strict=True)
-        )
+        return total(product((sign * leaf.calls, getattr(leaf.cost, figure).value)) for sign, leaf in (*gone, *come))
 
     return Shift(
         stage=stage,

@@ -33,6 +33,7 @@ GROUPED = frozenset({DType.INT8, DType.INT4})
 
 ALL, LAST = "all", "last"
 CONCATENATE, PREALLOCATED = "concatenate", "preallocated"
+GROUPED_EXPERTS, LOOP = "grouped", "loop"
 
 
 def _known_dtype(_owner: object, attribute: attrs.Attribute[str | None], name: str | None) -> None:
@@ -78,6 +79,8 @@ class Options:
         "all" or "last": the positions of a prefill for which logits are computed.
     kv_growth : str
         "concatenate", which copies the cache at each step, or "preallocated", which writes the new tokens alone.
+    moe : str
+        "grouped": the experts' products in one call, as captured; "loop": expert by expert, as published.
     group_size : int
         Elements of a row of int8 and int4 weights that share a bf16 scale; other weights have none.
     routing : NamedRouting
@@ -105,6 +108,7 @@ class Options:
     kv_dtype: str | None = field(default=None, validator=_known_dtype)
     logits: str = field(default=ALL, validator=_one_of(ALL, LAST))
     kv_growth: str = field(default=CONCATENATE, validator=_one_of(CONCATENATE, PREALLOCATED))
+    moe: str = field(default=GROUPED_EXPERTS, validator=_one_of(GROUPED_EXPERTS, LOOP))
     group_size: int = field(default=GROUP_SIZE, validator=_positive)  # elements
     routing: NamedRouting = field(default=UNIFORM, validator=_named_routing)
 
@@ -124,6 +128,7 @@ class Options:
             "kv_dtype": captured,
             "kv_growth": CONCATENATE,
             "logits": ALL,
+            "moe": GROUPED_EXPERTS,
         }
         given = {name: getattr(self, name) for name in as_captured}
         return {name: value for name, value in given.items() if value not in (None, as_captured[name])}

@@ -13,7 +13,7 @@ from modelmeter.devices import load_device
 from modelmeter.dims import Routing, fewest_routing, most_routing, uniform_routing
 from modelmeter.errors import UnboundDimError
 from modelmeter.evaluate import evaluate, evaluate_stage
-from modelmeter.model import AnalyticModel, LeafCost, UnknownStageError
+from modelmeter.model import AnalyticModel, LeafCost, SizeLimitError, UnknownStageError
 from modelmeter.reports.serving import serving_of
 from modelmeter.routing import Zipf
 from modelmeter.stored import StoredDim
@@ -191,6 +191,18 @@ def test_a_batch_of_0_names_the_limit(shipped: AnalyticModel) -> None:
     grid = Grid(sections=(Section(program=Program.of(shipped), axes=axes, rules=(DECODE,)),))
     with pytest.raises(SweepError, match="B of stage 'decode' is 0, from 'B'; expected a whole number from 1 up"):
         row(grid, 0)
+
+
+def test_steps_beyond_the_model_are_refused(shipped: AnalyticModel) -> None:
+    """With room for a cache of 8,191, 192 steps from 8,000 on end there and a 193rd does not fit."""
+    program, axes = Program.of(shipped), (Axis.of("B", (1,)), Axis.of("T", (8000,)))
+    fits, beyond = (
+        Grid(sections=(Section(program=program, axes=(*axes, Axis.of("n", (steps,))), rules=(DECODE,)),))
+        for steps in (192, 193)
+    )
+    assert row(fits, 0)["n"] == 192
+    with pytest.raises(SizeLimitError, match=r"stage 'decode' of the grid runs at T = 8,192; .* up to 8,191"):
+        row(beyond, 0)
 
 
 def test_sections_are_checked_when_they_are_made(shipped: AnalyticModel) -> None:
