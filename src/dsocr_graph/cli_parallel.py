@@ -1,20 +1,39 @@
-"""The subcommand `parallel`: a workload on several devices, their share, exchanges and time; needs no torch."""
+"""The subcommand `parallel`: a workload on several devices, their share, exchanges and time.
+
+A model that is shipped needs no torch.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import frozen
+
+from dsocr_graph.cli_options import (
+    PAGE_OPTIONS,
+    add_batch,
+    add_capture,
+    add_pages,
+    add_points,
+    add_subject,
+    add_trust,
+    page_options,
+)
 from dsocr_graph.errors import OptionError
+from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 
 if TYPE_CHECKING:
-    from dsocr_graph.workloads import Profile
     from modelmeter.model import AnalyticModel
     from modelmeter.parallel import Latency, Layout
+    from modelmeter.workload import Workload
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+_PAGES = (*(name for name in PAGE_OPTIONS if name != "mode"), "batch")  # a variant is named by its mode
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -30,25 +49,27 @@ def add_parser(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "parallel",
         help="spread a workload over several devices",
-        description="Divide the decoder by tensor, expert, pipeline and data parallelism, and the vision encoder by "
-        "documents; say what each device does, holds and exchanges, and how long it takes.",
+        description="Divide the decoder by tensor, expert, pipeline and data parallelism, and the encoder by "
+        "documents; say what each device does, holds and exchanges, and how long it takes. How a model is divided "
+        "follows from its structure.",
     )
-    parser.add_argument("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
+    add_subject(parser.add_argument)
+    add_trust(parser.add_argument)
     degrees = parser.add_argument_group("degrees (default: 1)")
     for name, text in (
         ("tensor", "devices that share each layer of the decoder"),
         ("expert", "devices that share the experts of each layer"),
         ("pipeline", "groups of layers, each on devices of its own"),
         ("data", "replicas of the decoder, which share each batch"),
-        ("vision-data", "devices that encode pages, which share the documents"),
+        ("vision-data", "devices that encode pages or sound, which share the documents"),
         ("micro-batches", "parts into which a pipeline cuts a prefill"),
     ):
         degrees.add_argument(f"--{name}", type=int, default=1, metavar="N", help=text)
     pages = parser.add_argument_group("pages (default: the profile dsocr-standard-v1)")
-    pages.add_argument("--workload", metavar="PROFILE", help="a shipped profile by name, or a TOML file")
-    pages.add_argument("--mode", help="Tiny, Small, Base, Large or Gundam")
-    pages.add_argument("--batch", type=int, metavar="N", help="equal pages processed together, by all replicas")
-    pages.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
+    add_pages(pages.add_argument)
+    add_batch(pages.add_argument)
+    add_points(pages.add_argument, "pages")
+    add_capture(parser.add_argument_group("variant").add_argument, dtype=None)
     times = parser.add_argument_group("times")
     times.add_argument(
         "--device", default="h200", help="a device that `dsocr-graph devices` lists (default: %(default)s)"
@@ -57,6 +78,7 @@ def add_parser(commands: Subparsers) -> None:
     times.add_argument("--call-latency", type=float, metavar="SECONDS", help="of each collective (default: NCCL's)")
     times.add_argument("--step-latency", type=float, metavar="SECONDS", help="of each step of a ring (default: NCCL's)")
     times.add_argument("--fused", action="store_true", help="count the traffic of fused chains")
+    add_whatif_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to this file too")
     parser.set_defaults(run=_run)
 
@@ -65,43 +87,81 @@ def _run(options: argparse.Namespace) -> int:
     import modelmeter
     from dsocr_graph.emit.files import write_artefacts
     from dsocr_graph.emit.parallel_text import parallel_document, parallel_markdown
-    from dsocr_graph.workloads import bind_profile
-    from modelmeter.parallel import distribute
+    from dsocr_graph.emit.what_ifs import change_lines
+    from modelmeter.parallel import distribute, plan_for
+    from modelmeter.whatif import apply
 
-    profile = _profile(options)
+    layout = _layout(options)
+    asked = _asked(options)
+    what_if = apply(asked.model, whatif_from(options))
     report = distribute(
-        _model(options, profile),
-        bind_profile(profile),
-        _layout(options),
+        what_if.model,
+        asked.workload,
+        layout,
+        plan=plan_for(asked.model, layout),
         device=modelmeter.load_device(options.device),
+        routing=what_if.routing,
         fused=options.fused,
         latency=_latency(options),
+        peaks_are_lower_bounds=what_if.peaks_are_lower_bounds,
     )
-    print(parallel_markdown(report), end="")
+    changed = [*asked.lengths, *change_lines(what_if.changes)]
+    print(parallel_markdown(report, what_ifs=changed), end="")
     if options.json is not None:
-        text = json.dumps(parallel_document(report), indent=1) + "\n"
+        text = json.dumps(parallel_document(report, what_ifs=changed), indent=1) + "\n"
         write_artefacts(options.json.parent, {options.json.name: text})
         print(options.json)
     return 0
 
 
-def _profile(options: argparse.Namespace) -> Profile:
-    from dsocr_graph.workloads import STANDARD, load_profile, override
-
-    profile = load_profile(STANDARD if options.workload is None else options.workload)
-    return override(profile, mode=options.mode, batch=options.batch, new_tokens=options.new_tokens)
+# --- what is asked
 
 
-def _model(options: argparse.Namespace, profile: Profile) -> AnalyticModel:
-    import modelmeter
+@frozen(kw_only=True)
+class _Asked:
+    """The model that is shared, as captured, and what it runs."""
 
-    model = modelmeter.load(options.model, profile.mode.name.lower())
-    if profile.dtype != model.variant["dtype"]:
-        raise OptionError(
-            f"profile {profile.name!r} is in {profile.dtype}, the shipped model in {model.variant['dtype']}; choose a "
-            f"profile in {model.variant['dtype']}"
-        )
-    return model
+    model: AnalyticModel
+    workload: Workload
+    lengths: tuple[str, ...] = ()  # what distributions of tokens stand for
+
+
+def _asked(options: argparse.Namespace) -> _Asked:
+    from dsocr_graph.compiling import compile_user_model, shipped_or_compiled
+    from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.models.named_model import NamedModel
+    from dsocr_graph.subjects import points_of, points_workload, subject_of
+    from dsocr_graph.timing.plan import check_point
+    from dsocr_graph.workloads import choose_profile
+    from modelmeter.serialize import model_from_bytes
+
+    progress = progress_lines()
+    subject = subject_of(options.model, trust_remote_code=options.trust_remote_code, progress=progress)
+    points = points_of(options.points, subject)
+    if not isinstance(subject, NamedModel):
+        _refuse(options, (*_PAGES, "mode", "dtype", "attention"), f"{subject.name} comes as it is")
+        document = compile_user_model(subject, progress=progress).model_json
+        model = model_from_bytes(document, source=f"compiled {subject.name}")
+    else:
+        if points:
+            _refuse(options, _PAGES, "--points gives the sizes themselves")
+        profile = choose_profile(**page_options(options), batch=options.batch, dtype=options.dtype)
+        variant = subject.variant(profile, options.attention or subject.attention)
+        model = shipped_or_compiled(subject, variant, progress=progress)
+        if not points:
+            lengths = tuple(f"{name}: {text}" for name, text in profile.lengths.items())
+            return _Asked(model=model, workload=subject.workload(profile), lengths=lengths)
+    for point in points:
+        check_point(model, point)
+    return _Asked(model=model, workload=points_workload(points))
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Refuse options that would say nothing."""
+    given = [name for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise OptionError(f"{reason}, so that {flags} would say nothing; leave out one or the other")
 
 
 def _layout(options: argparse.Namespace) -> Layout:

@@ -1,7 +1,8 @@
 """Several devices: tensor, expert, pipeline and data parallelism of an analytic model.
 
-`distribute` divides the model's own layers over the devices of a `Layout` by the roles of a `ShardingPlan`, reads off
-what they must exchange and times it by the alpha-beta model.
+`distribute` divides the model's own layers over the devices of a `Layout` by the roles of a `ShardingPlan`, which
+follows from the model's structure unless one is given, reads off what they must exchange and times it by the
+alpha-beta model.
 
 >>> Layout(tensor=2, data=4).devices
 8
@@ -9,6 +10,7 @@ what they must exchange and times it by the alpha-beta model.
 
 from __future__ import annotations
 
+from modelmeter.parallel.derive import derived_plan, plan_for
 from modelmeter.parallel.distribute import distribute
 from modelmeter.parallel.errors import (
     LayoutError,
@@ -19,7 +21,7 @@ from modelmeter.parallel.errors import (
 )
 from modelmeter.parallel.layout import Layout
 from modelmeter.parallel.links import NCCL_RING, Latency, Operation
-from modelmeter.parallel.plan import Exchange, Group, Role, Rule, ShardingPlan, shipped_plan
+from modelmeter.parallel.plan import Exchange, Group, Operator, Role, ShardingPlan, Share
 from modelmeter.parallel.report import CollectiveReport, ParallelReport, PartReport, StageTime
 
 __all__ = [
@@ -33,14 +35,16 @@ __all__ = [
     "MissingLinkError",
     "MissingPlanError",
     "Operation",
+    "Operator",
     "ParallelReport",
     "PartReport",
     "Role",
-    "Rule",
     "ShardingPlan",
+    "Share",
     "StageTime",
     "UndividedLayerError",
     "UnknownLinkError",
+    "derived_plan",
     "distribute",
-    "shipped_plan",
+    "plan_for",
 ]

@@ -9,11 +9,12 @@ from modelmeter.devices import DeviceSpec
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.parallel.assumptions import assumptions_of
+from modelmeter.parallel.derive import plan_for
 from modelmeter.parallel.exchanges import messages_of
 from modelmeter.parallel.layout import Layout
 from modelmeter.parallel.links import NCCL_RING, Latency, link_of
 from modelmeter.parallel.parts import Part, Sharding, parts_of
-from modelmeter.parallel.plan import ShardingPlan, shipped_plan
+from modelmeter.parallel.plan import ShardingPlan
 from modelmeter.parallel.report import CollectiveReport, ParallelReport, PartReport, StageTime
 from modelmeter.parallel.runs import PartRun, SharedRun, Terms, run_part, shared_runs, stage_time
 from modelmeter.workload import Workload
@@ -29,6 +30,7 @@ def distribute(
     routing: Routing = uniform_routing,
     fused: bool = False,
     latency: Latency = NCCL_RING,
+    peaks_are_lower_bounds: bool = False,
 ) -> ParallelReport:
     """Return what each device of a layout does, holds and exchanges for a workload, and how long it takes.
 
@@ -45,22 +47,25 @@ def distribute(
     device : DeviceSpec
         Of which every device is one.
     plan : ShardingPlan or None
-        The one that the model's package ships when None.
+        When None, that of `plan_for`; for a model under what-ifs, give that of the captured one.
     routing : Routing
         How many distinct experts some tokens touch, of all devices; expert ranks share them evenly.
     fused : bool
         Whether times count the traffic of fused chains.
     latency : Latency
         What a collective takes before bytes count.
+    peaks_are_lower_bounds : bool
+        Whether the model may need more memory than it says: `modelmeter.whatif.WhatIf.peaks_are_lower_bounds`.
 
     Raises
     ------
     LayoutError
-        When a degree does not divide heads, features, experts, layers or a batch; the message names those that do.
+        When a degree does not divide heads, features, experts, layers or a batch, or the model has none; the message
+        names those that do.
     MissingLinkError, UnknownLinkError
         When the device has no link, or none of the layout's name.
     MissingPlanError
-        When no plan is given and the model ships none.
+        When the layout cuts layers, no plan is given and none follows from the model's structure.
     UndividedLayerError
         When the plan gives a layer a role that no rule divides.
 
@@ -76,7 +81,7 @@ def distribute(
     >>> attention.calls, attention.bytes == 12 * 8 * 1280 * 2
     (12, True)
     """
-    sharding = Sharding(model=model, plan=shipped_plan(model.name) if plan is None else plan, layout=layout)
+    sharding = Sharding(model=model, plan=plan_for(model, layout) if plan is None else plan, layout=layout)
     link = link_of(device, layout.link) if layout.devices > 1 or layout.link is not None else None
     parts = parts_of(sharding)
     messages = {part.name: messages_of(sharding, part) for part in parts}
@@ -97,7 +102,8 @@ def distribute(
         parts=tuple(_part_report(sharding, part, [run for run in runs if run.part is part]) for part in parts),
         collectives=_merged(entry for run in runs for entry in run.collectives),
         stages=_by_stage(stage_time(shared, each) for shared, each in done),
-        assumptions=assumptions_of(layout, link, latency),
+        peaks_are_lower_bounds=peaks_are_lower_bounds,
+        assumptions=assumptions_of(sharding.plan, layout, link, latency),
     )
 
 
@@ -105,7 +111,7 @@ def _part_report(sharding: Sharding, part: Part, runs: Sequence[PartRun]) -> Par
     needs = max((run.kv_cache_bytes + run.activation_bytes for run in runs), default=0)
     return PartReport(
         name=part.name,
-        encodes=part.stages == sharding.plan.vision,
+        encodes=part.stages == sharding.plan.encoding,
         devices=part.devices,
         cost=sum((run.cost for run in runs), Cost()),
         repeated=sum((run.repeated for run in runs), Cost()),

@@ -18,10 +18,12 @@ from modelmeter.layers import (
     Elementwise,
     Embedding,
     GroupedLinear,
+    LayerNorm,
     Linear,
     Matmul,
     Operand,
     Reduction,
+    RMSNorm,
     ScaledDotProductAttention,
     Softmax,
 )
@@ -163,7 +165,7 @@ def _operands(operands: tuple[Operand, ...], degree: int) -> tuple[Operand, ...]
 
 
 def _kernel(layer: Elementwise | Reduction, degree: int) -> BaseLayer:
-    """Divide the operands that have all elements; one that is broadcast over heads stays whole."""
+    """Divide the operands that have all elements; one that is broadcast stays whole, over heads or within one."""
     reads = tuple(
         evolve(each, elements=over(each.elements, degree)) if each.elements == layer.elements else each
         for each in layer.reads
@@ -181,7 +183,7 @@ def _matmul(layer: Matmul, degree: int) -> BaseLayer:
     return evolve(layer, batch=over(layer.batch, degree), **parts)
 
 
-def _softmax(layer: Softmax, degree: int) -> BaseLayer:
+def _rows(layer: Softmax | LayerNorm | RMSNorm, degree: int) -> BaseLayer:
     return evolve(layer, rows=over(layer.rows, degree))
 
 
@@ -190,6 +192,6 @@ _INNER: Mapping[type[BaseLayer], Callable[[Any, int], BaseLayer]] = MappingProxy
         **dict.fromkeys((Activation, Elementwise, Reduction), _kernel),
         DataMovement: _movement,
         Matmul: _matmul,
-        Softmax: _softmax,
+        **dict.fromkeys((LayerNorm, RMSNorm, Softmax), _rows),
     }
 )

@@ -1,4 +1,4 @@
-"""Errors of several devices: degrees that do not fit a model, a link or a sharding plan that is not there."""
+"""Errors of several devices: degrees that do not fit a model, a link that is not there, a model without a plan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ class UnknownLinkError(UnknownNameError):
 
 
 class MissingPlanError(ModelMeterError, LookupError):
-    """A model that ships no sharding plan, while none was given."""
+    """A model whose division does not follow from its structure, while no plan was given.
+
+    Examples
+    --------
+    >>> raise MissingPlanError("toy", "layers.0.mixer is neither attention nor feed-forward")
+    Traceback (most recent call last):
+    modelmeter.parallel.errors.MissingPlanError: how devices share toy does not follow from its structure: layers.0...
+    """
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(
+            f"how devices share {model} does not follow from its structure: {reason}; state it as a "
+            "modelmeter.parallel.ShardingPlan and give that to modelmeter.parallel.distribute as plan=..."
+        )
 
 
 class UndividedLayerError(ModelMeterError, NotImplementedError):

@@ -6,6 +6,9 @@ from attrs import Attribute, field, frozen
 
 from modelmeter.parallel.errors import LayoutError
 
+DECODER_DEGREES = ("tensor", "expert", "pipeline", "data", "micro_batches")
+"""The degrees of a layout that share a decoder."""
+
 
 def divisors(number: int) -> tuple[int, ...]:
     """Return the divisors of a number, smallest first.
@@ -42,7 +45,7 @@ class Layout:
     data : int
         Replicas of the decoder, each with an equal share of the batch.
     vision_data : int
-        Devices that encode pages, each with an equal share of the documents.
+        Devices that encode pages or sound, each with an equal share of the documents.
     micro_batches : int
         Parts into which a replica's batch is cut for a pipeline in prefill.
     link : str or None
@@ -86,6 +89,11 @@ class Layout:
     def devices(self) -> int:
         """All devices; those that encode pages hold the decoder as well, as far as there are."""
         return max(self.stage_devices * self.pipeline, self.vision_data)
+
+    @property
+    def cuts_layers(self) -> bool:
+        """Whether devices share what one replica of the decoder has."""
+        return max(self.tensor, self.expert, self.pipeline) > 1
 
     @property
     def expert_width(self) -> int:

@@ -1,4 +1,4 @@
-"""Parts: the analytic model that one device runs, for the vision encoder and for each pipeline stage of the decoder."""
+"""Parts: the analytic model that one device runs, for the encoder and for each pipeline stage of the decoder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from attrs import evolve, frozen
 from modelmeter.model import AnalyticModel, Leaf, ModuleNode, PeakPoint, Stage
 from modelmeter.parallel.division import Axis, Cut, cuts, divided, over
 from modelmeter.parallel.errors import LayoutError
-from modelmeter.parallel.layout import Layout, divisors
-from modelmeter.parallel.plan import Role, ShardingPlan
+from modelmeter.parallel.layout import DECODER_DEGREES, Layout, divisors
+from modelmeter.parallel.plan import EXPERT_ROLES, Role, ShardingPlan, operator_of
 from modelmeter.whatif.change import with_layer
 
 
@@ -50,7 +50,7 @@ class Sharding:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """The decoder's stages."""
-        return tuple(stage for stage in self.model.stages if stage.name not in self.plan.vision)
+        return tuple(stage for stage in self.model.stages if stage.name not in self.plan.encoding)
 
     @cached_property
     def leaves(self) -> tuple[Leaf, ...]:
@@ -61,7 +61,7 @@ class Sharding:
     def layers(self) -> int:
         """Decoder layers, of all instances."""
         found = (self.layers_of(node.id) for node in self.model.modules)
-        return 1 + max(chain.from_iterable(found), default=0)
+        return 1 + max(chain.from_iterable(found), default=-1)
 
     def layers_of(self, module: str) -> tuple[int, ...]:
         """Return the layers that a module lies in, or none.
@@ -69,10 +69,9 @@ class Sharding:
         Examples
         --------
         >>> import modelmeter
-        >>> from modelmeter.parallel.plan import shipped_plan
-        >>> sharding = Sharding(
-        ...     model=modelmeter.load("deepseek-ocr"), plan=shipped_plan("deepseek-ocr"), layout=Layout()
-        ... )
+        >>> from modelmeter.parallel.derive import derived_plan
+        >>> model = modelmeter.load("deepseek-ocr")
+        >>> sharding = Sharding(model=model, plan=derived_plan(model), layout=Layout())
         >>> sharding.layers_of("model.layers.[1-3].mlp"), sharding.layers_of("lm_head"), sharding.layers
         ((1, 2, 3), (), 12)
         """
@@ -81,12 +80,12 @@ class Sharding:
 
     def role(self, leaf: Leaf) -> Role:
         """Return a leaf's role."""
-        return self.plan.role(leaf.id)
+        return self.plan.role(leaf.stage, leaf.id)
 
     @cached_property
-    def vision_modules(self) -> frozenset[str]:
-        """The modules that a stage of the vision encoder calls, or whose nearest called ancestor one calls."""
-        return frozenset(node.id for node in self.model.modules if self._callers(node) & set(self.plan.vision))
+    def encoder_modules(self) -> frozenset[str]:
+        """The modules that a stage of the encoder calls, or whose nearest called ancestor one calls."""
+        return frozenset(node.id for node in self.model.modules if self._callers(node) & set(self.plan.encoding))
 
     def _callers(self, node: ModuleNode) -> set[str]:
         while not node.calls and node.parent is not None:
@@ -126,18 +125,19 @@ class Sharding:
 
 
 def parts_of(sharding: Sharding) -> tuple[Part, ...]:
-    """Return the vision encoder, where the plan has one, and the pipeline stages of the decoder.
+    """Return the encoder and the pipeline stages of the decoder, as far as the model has them.
 
     Raises
     ------
     LayoutError
-        When a degree does not divide what it is to divide.
+        When a degree does not divide what it is to divide, or there is nothing of the kind.
     UndividedLayerError
         When a layer is in a role that no rule divides.
     """
     _check(sharding)
-    vision = (_vision(sharding),) if sharding.plan.vision else ()
-    return vision + tuple(_decoder(sharding, rank) for rank in range(sharding.layout.pipeline))
+    encoder = (_encoder(sharding),) if sharding.plan.encoding else ()
+    ranks = range(sharding.layout.pipeline) if sharding.stages else ()
+    return encoder + tuple(_decoder(sharding, rank) for rank in ranks)
 
 
 def _numbers(text: str) -> Iterator[int]:
@@ -151,6 +151,7 @@ def _numbers(text: str) -> Iterator[int]:
 
 
 def _check(sharding: Sharding) -> None:
+    _require_parts(sharding)
     for axis in Axis:
         found = [(cut, leaf) for leaf in sharding.leaves for cut in _cuts(sharding, leaf) if cut.axis is axis]
         degree = axis.degree(sharding.layout)
@@ -169,21 +170,45 @@ def _check(sharding: Sharding) -> None:
         )
 
 
+def _require_parts(sharding: Sharding) -> None:
+    """Refuse a degree of a part that the model does not have."""
+    layout, model = sharding.layout, sharding.model.name
+    experts = any(role in EXPERT_ROLES for role in map(sharding.role, sharding.leaves))
+    if layout.expert > 1 and sharding.stages and not experts:
+        raise LayoutError(f"expert={layout.expert} shares experts, and {model} has none; leave expert at 1")
+    if layout.vision_data > 1 and not sharding.plan.encoding:
+        raise LayoutError(
+            f"vision_data={layout.vision_data} shares what is encoded, and every stage of {model} decodes; leave "
+            "vision_data at 1, data shares the batch"
+        )
+    of_decoders = {name: getattr(layout, name) for name in DECODER_DEGREES if getattr(layout, name) > 1}
+    if of_decoders and not sharding.stages:
+        given = ", ".join(f"{name}={degree}" for name, degree in of_decoders.items())
+        raise LayoutError(
+            f"{given} shares a decoder, and no stage of {model} leaves keys and values behind, as one would; "
+            "vision_data shares the documents that its stages encode"
+        )
+
+
 def _cuts(sharding: Sharding, leaf: Leaf) -> Iterator[Cut]:
-    role = sharding.role(leaf)
-    return iter(()) if role is Role.REPLICATED else cuts(leaf.layer, role)
+    share = sharding.plan.shares.get(operator_of(leaf))
+    if share is None or share.role is Role.REPLICATED:
+        return
+    yield from cuts(leaf.layer, share.role)
+    if share.heads is not None:
+        yield Cut(axis=Axis.TENSOR, what="heads" if share.heads > 1 else "head", size=share.heads)
 
 
 # --- parts
 
 
-def _vision(sharding: Sharding) -> Part:
+def _encoder(sharding: Sharding) -> Part:
     model = sharding.model
-    leaves = tuple(chain.from_iterable(model.leaves_by_stage[name] for name in sharding.plan.vision))
-    weights = sum(node.parameter_bytes for node in model.modules if node.id in sharding.vision_modules)
+    leaves = tuple(chain.from_iterable(model.leaves_by_stage[name] for name in sharding.plan.encoding))
+    weights = sum(node.parameter_bytes for node in model.modules if node.id in sharding.encoder_modules)
     return Part(
-        name="vision encoder",
-        stages=sharding.plan.vision,
+        name=sharding.plan.encoder,
+        stages=sharding.plan.encoding,
         rank=0,
         devices=sharding.layout.vision_data,
         model=evolve(model, leaves=leaves),
@@ -199,7 +224,7 @@ def _decoder(sharding: Sharding, rank: int) -> Part:
     captured = tuple(_placed(sharding, rank))
     roles = {leaf.id: sharding.role(leaf) for leaf in captured}
     leaves = tuple(with_layer(leaf, divided(leaf.layer, roles[leaf.id], layout)) for leaf in captured)
-    held = [(sharding.plan.role(node.id), _held_bytes(sharding, node, rank)) for node in model.modules]
+    held = [(sharding.plan.module_role(node.id), _held_bytes(sharding, node, rank)) for node in model.modules]
     height = sharding.layers // layout.pipeline
     layers = f", layers {rank * height} to {(rank + 1) * height - 1}" if layout.pipeline > 1 else ""
     return Part(
@@ -227,14 +252,14 @@ def _placed(sharding: Sharding, rank: int) -> Iterator[Leaf]:
 
 def _held_bytes(sharding: Sharding, node: ModuleNode, rank: int) -> int:
     """Return the bytes of a module's own parameters in a pipeline stage, before tensor and expert ranks share them."""
-    if node.id in sharding.vision_modules:
+    if node.id in sharding.encoder_modules:
         return 0
     return sharding.share(node.id, node.parameter_bytes, rank, leading=node.id in sharding.leading)
 
 
 def _holders(role: Role, layout: Layout) -> int:
     """Return the ranks among which a module's parameters are divided."""
-    if role in (Role.EXPERT_COLUMN, Role.EXPERT_ROW):
+    if role in EXPERT_ROLES:
         return layout.expert * layout.expert_width
     return layout.tensor if role in (Role.COLUMN, Role.ROW, Role.VOCABULARY) else 1
 
@@ -242,10 +267,11 @@ def _holders(role: Role, layout: Layout) -> int:
 def _with_divided_cache(sharding: Sharding) -> tuple[Stage, ...]:
     """Return the stages with one device's keys and values; those beyond what a stage leaves belong to one layer."""
     layout = sharding.layout
-    everywhere = layout.tensor * layout.pipeline
+    sharers = 1 if sharding.plan.cache is Role.REPLICATED else layout.tensor
+    everywhere = sharers * layout.pipeline
 
     def peak_of(stage: Stage, peak: PeakPoint) -> PeakPoint:
-        extra = over(peak.kv_cache_bytes - stage.kv_cache_bytes, layout.tensor)
+        extra = over(peak.kv_cache_bytes - stage.kv_cache_bytes, sharers)
         return evolve(peak, kv_cache_bytes=over(stage.kv_cache_bytes, everywhere) + extra)
 
     if everywhere == 1:

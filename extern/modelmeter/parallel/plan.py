@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from importlib import import_module
 
 from attrs import frozen
 
-from modelmeter.parallel.errors import MissingPlanError
+from modelmeter.model import Leaf
 from modelmeter.parallel.links import Operation
-from modelmeter.registry import registered
+
+Operator = tuple[str, str]
+"""A stage, and the id of a leaf in it."""
+
+
+def operator_of(leaf: Leaf) -> Operator:
+    """Return what tells a leaf from all others, under what-ifs too."""
+    return leaf.stage, leaf.id
 
 
 class Role(StrEnum):
@@ -25,6 +31,9 @@ class Role(StrEnum):
     REPLICATED = "replicated"  # alike on every tensor rank
 
 
+EXPERT_ROLES = (Role.EXPERT_COLUMN, Role.EXPERT_ROW)
+
+
 class Group(StrEnum):
     """The devices that exchange something."""
 
@@ -33,18 +42,18 @@ class Group(StrEnum):
 
 
 @frozen(kw_only=True)
-class Rule:
-    """A role for the modules and operators whose id matches a pattern of `fnmatch`."""
+class Share:
+    """How an operator is shared."""
 
-    pattern: str  # such as "model.layers.*.q_proj*": matches a module's id and those of its operators
     role: Role
+    heads: int | None = None  # that its features form; only whole ones can be divided
 
 
 @frozen(kw_only=True)
 class Exchange:
     """What the ranks of a group exchange after an operator: the result that it has on one device."""
 
-    pattern: str  # of operator ids, such as "*.o_proj/linear"
+    after: Operator
     operation: Operation
     group: Group
     what: str  # for reports
@@ -56,57 +65,57 @@ class ShardingPlan:
 
     Attributes
     ----------
-    rules : tuple of Rule
-        The first that matches an operator's id, or a module's, decides; what none matches is replicated.
+    shares : mapping of (str, str) to Share
+        By stage and id of an operator; those without one run alike on every tensor rank.
+    modules : mapping of str to Role
+        By the id of a module, how its own parameters are held; those without one are held whole.
     exchanges : tuple of Exchange
     layers : str
-        Id of the list of decoder layers, which pipeline stages divide.
-    stream : str
-        Name of the operator, of those that a layer runs itself, whose result passes on to the next.
-    vision : tuple of str
-        Stages that encode pages, one document per execution.
-    features : str
-        Pattern of the decoder's operator that takes what the vision encoder made.
+        Id of the list of decoder layers, which pipeline stages divide; "" in a model without any.
+    stream : frozenset of (str, str)
+        Operators of decoder layers whose results pass on to the next layer.
+    encoding : tuple of str
+        Stages that encode: one document per execution, or a batch of them.
+    encoder : str
+        What these stages run, for reports.
+    features : frozenset of (str, str)
+        Operators of the decoder that take what the encoder made, each time that they run.
+    states : frozenset of (str, str)
+        Operators of the decoder that read what the encoder made, all of them the same.
+    cache : Role
+        INNER where tensor ranks divide keys and values by heads; REPLICATED where each keeps all of them.
+    assumptions : tuple of str
+        What the plan takes for granted, a sentence each.
     batch : str
         Dim of the documents that are processed together.
 
     Examples
     --------
-    >>> plan = shipped_plan("deepseek-ocr")
-    >>> plan.role("model.layers.[1-11].self_attn.q_proj").value, plan.role("model.norm").value
+    >>> import modelmeter
+    >>> from modelmeter.parallel.derive import derived_plan
+    >>> plan = derived_plan(modelmeter.load("deepseek-ocr"))
+    >>> plan.role("decode", "model.layers.0.self_attn.q_proj/linear").value, plan.role("decode", "lm_head/x").value
     ('column', 'replicated')
     """
 
-    rules: tuple[Rule, ...]
+    shares: Mapping[Operator, Share]
+    modules: Mapping[str, Role]
     exchanges: tuple[Exchange, ...]
     layers: str
-    stream: str
-    vision: tuple[str, ...]
-    features: str
+    stream: frozenset[Operator]
+    encoding: tuple[str, ...]
+    encoder: str = "vision encoder"
+    features: frozenset[Operator] = frozenset()
+    states: frozenset[Operator] = frozenset()
+    cache: Role = Role.INNER
+    assumptions: tuple[str, ...] = ()
     batch: str = "B"
 
-    def role(self, identity: str) -> Role:
-        """Return the role of a module or an operator by its id."""
-        return next((rule.role for rule in self.rules if fnmatchcase(identity, rule.pattern)), Role.REPLICATED)
+    def role(self, stage: str, operator: str) -> Role:
+        """Return the role of an operator."""
+        share = self.shares.get((stage, operator))
+        return Role.REPLICATED if share is None else share.role
 
-
-def shipped_plan(model: str) -> ShardingPlan:
-    """Return the plan that a model's package ships: `PLAN` of its module `sharding`.
-
-    Raises
-    ------
-    UnknownModelError
-        When no installed package registers the model.
-    MissingPlanError
-        When its package ships no plan.
-    """
-    name = f"{registered(model).package}.sharding"
-    try:
-        plan = import_module(name).PLAN
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise MissingPlanError(
-            f"model {model!r} ships no sharding plan: {name} has no PLAN; write a ShardingPlan and pass it as plan=..."
-        ) from error
-    if not isinstance(plan, ShardingPlan):
-        raise MissingPlanError(f"{name}.PLAN of model {model!r} is a {type(plan).__name__}; it must be a ShardingPlan")
-    return plan
+    def module_role(self, module: str) -> Role:
+        """Return how the parameters of a module itself are held."""
+        return self.modules.get(module, Role.REPLICATED)

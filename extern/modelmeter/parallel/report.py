@@ -17,7 +17,7 @@ class PartReport:
     """What one device of a part does in the whole workload, and holds at most; its devices are alike."""
 
     name: str
-    encodes: bool  # whether it is of the vision encoder, not of the decoder
+    encodes: bool  # whether it is of the encoder, not of the decoder
     devices: int  # that are alike
     cost: Cost  # of one device
     repeated: Cost  # part of `cost` that every tensor rank does alike
@@ -71,7 +71,7 @@ class StageTime:
     @property
     def idle_fraction(self) -> float:
         """Share of the time that the busiest device waits for others."""
-        return 1 - self.busy_seconds / self.seconds
+        return max(0.0, 1 - self.busy_seconds / self.seconds)  # sums of many parts differ in their last digits
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
@@ -98,6 +98,8 @@ class ParallelReport:
     parts : tuple of PartReport
     collectives : tuple of CollectiveReport
     stages : tuple of StageTime
+    peaks_are_lower_bounds : bool
+        Whether devices may need more memory than the parts say.
     assumptions : tuple of str
         What is approximated, a sentence each.
     """
@@ -112,6 +114,7 @@ class ParallelReport:
     parts: tuple[PartReport, ...]
     collectives: tuple[CollectiveReport, ...]
     stages: tuple[StageTime, ...]
+    peaks_are_lower_bounds: bool
     assumptions: tuple[str, ...]
 
     @property

@@ -76,18 +76,23 @@ def shared_runs(sharding: Sharding, workload: Workload) -> Iterator[SharedRun]:
     """
     for item in workload.items:
         for run in item.runs:
-            share = _documents if run.stage in sharding.plan.vision else _batch
+            share = _documents if run.stage in sharding.plan.encoding else _batch
             yield share(sharding, item, run)
 
 
 def _documents(sharding: Sharding, item: WorkloadItem, run: StageRun) -> SharedRun:
-    encoders = sharding.layout.vision_data
-    if run.count % encoders:
+    """Return the share of one encoder: of a batch, or of executions for one document each."""
+    encoders, dim = sharding.layout.vision_data, sharding.plan.batch
+    batch = run.bindings.get(dim, 1)
+    documents = batch if batch > 1 else run.count
+    if documents % encoders:
         raise LayoutError(
-            f"vision_data={encoders} encoders cannot share the {run.count} documents of {item.name!r} in stage "
-            f"{run.stage!r} evenly; degrees that can are {_listed(run.count)}, or choose a "
-            f"multiple of {encoders} as the batch"
+            f"vision_data={encoders} encoders cannot share the {documents} documents of {item.name!r} in stage "
+            f"{run.stage!r} evenly; degrees that can are {_listed(documents)}, or choose a multiple of {encoders} as "
+            "the batch"
         )
+    if batch > 1:
+        return SharedRun(run=evolve(run, bindings={**run.bindings, dim: batch // encoders}), pieces=1)
     return SharedRun(run=evolve(run, count=run.count // encoders), pieces=1)
 
 
@@ -95,8 +100,13 @@ def _batch(sharding: Sharding, item: WorkloadItem, run: StageRun) -> SharedRun:
     dim, layout = sharding.plan.batch, sharding.layout
     pieces = 1 if run.sweep else layout.micro_batches
     parts = layout.data * pieces
-    if dim not in run.bindings or parts == 1:
+    if parts == 1:
         return SharedRun(run=run, pieces=1)
+    if dim not in run.bindings:
+        raise LayoutError(
+            f"data={layout.data} replicas with {pieces} micro-batches share the batch {dim}, which stage "
+            f"{run.stage!r} of {sharding.model.name} does not have among its dims; leave data and micro_batches at 1"
+        )
     batch = run.bindings[dim]
     if batch % parts:
         raise LayoutError(

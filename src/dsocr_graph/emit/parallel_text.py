@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -11,8 +12,8 @@ from modelmeter.parallel import ParallelReport
 from modelmeter.units import format_binary_bytes, format_bytes, format_flops, format_seconds
 
 
-def parallel_markdown(report: ParallelReport) -> str:
-    """Return a report as Markdown, ending with what it assumes.
+def parallel_markdown(report: ParallelReport, *, what_ifs: Sequence[str] = ()) -> str:
+    """Return a report as Markdown, ending with what it assumes; `what_ifs` say in what the model is not as captured.
 
     Examples
     --------
@@ -33,11 +34,12 @@ def parallel_markdown(report: ParallelReport) -> str:
         if report.link is None
         else f"; link {report.link.name}, {format_bytes(report.link.bandwidth / 2)}/s each way"
     )
+    bound = "least" if report.peaks_are_lower_bounds else "most"
     room = "fits" if report.fits else "does not fit"
     sections = (
         f"# {report.model}, {report.workload}, on {layout.devices} x {report.device}",
         f"Layout: {degrees}{link}.",
-        f"The whole workload takes {format_seconds(report.seconds)}. A device holds at most "
+        f"The whole workload takes {format_seconds(report.seconds)}. A device holds at {bound} "
         f"{format_binary_bytes(report.device_bytes)}, which {room} its {format_binary_bytes(report.memory_bytes)}.",
         "## One device of each part",
         _parts(report),
@@ -45,13 +47,14 @@ def parallel_markdown(report: ParallelReport) -> str:
         _collectives(report) if report.collectives else "None.",
         "## Time",
         _times(report),
+        *(("## What-ifs", "\n".join(f"- {line.strip()}" for line in what_ifs)) if what_ifs else ()),
         "## Assumptions",
         "\n".join(f"- {sentence}" for sentence in report.assumptions),
     )
     return "\n\n".join(sections) + "\n"
 
 
-def parallel_document(report: ParallelReport) -> dict[str, Any]:
+def parallel_document(report: ParallelReport, *, what_ifs: Sequence[str] = ()) -> dict[str, Any]:
     """Return a report in JSON's types: FLOPs, bytes and seconds, with the totals that follow from them."""
     return {
         **attrs.asdict(report),
@@ -61,6 +64,7 @@ def parallel_document(report: ParallelReport) -> dict[str, Any]:
         "fits": report.fits,
         "bubble": report.layout.bubble,
         "all_devices": attrs.asdict(report.cost),
+        "what_ifs": list(what_ifs),
     }
 
 
