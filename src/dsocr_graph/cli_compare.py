@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,14 +87,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.lines is not None and options.lines < 1:
         raise OptionError(f"lines is {options.lines}; expected 1 or more")
     compared = _compare(options)
-    moved = () if options.threshold is None else _movements(compared, options)
+    threshold: float | None = options.threshold
+    moved = [] if threshold is None else [moved_text(each, threshold) for each in _movements(compared, options)]
     _write(_text(compared, options), options.out)
-    for movement in moved:
-        print(
-            f"{movement.metric.value} of {movement.label} moved by {movement.percent:+,.2f} %, the threshold is "
-            f"{options.threshold:g} %",
-            file=sys.stderr,
-        )
+    for text in moved:
+        print(text, file=sys.stderr)
     return 1 if moved else 0
 
 
@@ -123,6 +121,26 @@ def _movements(compared: SideBySide, options: argparse.Namespace) -> Sequence[Mo
     else:
         gates = [gate for gate, metric in GATES.items() if all(metric in totals for totals in compared.totals)]
     return movements(compared, gates, options.threshold)
+
+
+def moved_text(movement: Movement, threshold: float) -> str:
+    """Return a sentence about a total that moved by more than a threshold, in percent.
+
+    Examples
+    --------
+    >>> from modelmeter.compare import Metric, Movement
+    >>> moved_text(Movement(metric=Metric.FLOPS, label="new", before=2e9, after=1e9), 5)
+    'FLOPs of new moved by -50.00 % (2.00 GFLOP → 1.00 GFLOP); up to 5 % passes, either way'
+    """
+    from dsocr_graph.emit.compare_cells import figure
+
+    metric, percent = movement.metric, movement.percent
+    change = "from nothing" if math.isinf(percent) else f"by {percent:+,.2f} %"
+    before, after = figure(metric, movement.before), figure(metric, movement.after)
+    return (
+        f"{metric.value} of {movement.label} moved {change} ({before} → {after}); up to {threshold:g} % passes, "
+        "either way"
+    )
 
 
 def _device(options: argparse.Namespace) -> str | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
-_DEFAULTS = {"model": "deepseek-ocr-tiny", "mode": "Tiny", "dtype": "fp32", "moe": "grouped"}
+_DEFAULTS = {"model": "deepseek-ocr-tiny", "mode": "Tiny", "dtype": "fp32", "moe": "grouped", "torchlens": "auto"}
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -53,6 +53,12 @@ def add_parser(commands: Subparsers) -> None:
     variant.add_argument("--mode", default=_DEFAULTS["mode"], help="Tiny, Small, Base or Large (default: %(default)s)")
     add_variant(variant.add_argument, dtype=_DEFAULTS["dtype"])
     parser.add_argument("--seed", type=int, default=0, help="of random weights and inputs (default: %(default)s)")
+    parser.add_argument(
+        "--torchlens",
+        choices=("auto", "on", "off"),
+        default=_DEFAULTS["torchlens"],
+        help="whether TorchLens counts module calls as well; auto: where it is installed (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write verification.md and verification.json")
     parser.set_defaults(run=_run)
 
@@ -116,6 +122,7 @@ def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verificatio
         fit=named.fit,
         instead=_looping(named, variant, options.seed) if options.moe == "loop" else None,
         seed=options.seed,
+        torchlens=options.torchlens,
         progress=progress_lines(),
     )
 
@@ -132,6 +139,7 @@ def _verify_user_model(model: UserModel, options: argparse.Namespace) -> Verific
         variant=model.facts,
         points=points_of(options.points, model),
         seed=options.seed,
+        torchlens=options.torchlens,
         progress=progress_lines(),
     )
 

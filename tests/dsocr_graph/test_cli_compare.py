@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import modelmeter
 from dsocr_graph import cli_compare
 from dsocr_graph.errors import OptionError
 from modelmeter import registry
-from modelmeter.compare import CompareError, MissingFigureError, UnknownOperandError
+from modelmeter.compare import CompareError, Metric, MissingFigureError, Movement, UnknownOperandError
 from modelmeter.model import AnalyticModel
 from modelmeter.serialize import model_to_json
 
@@ -62,6 +63,20 @@ def test_an_implementation_is_a_reason(compare: Compare) -> None:
     assert "scaled_dot_product_attention calls 12 → 0" in first["why"]
 
 
+def test_models_of_two_packages_are_compared_module_by_module(compare: Compare) -> None:
+    """The decoder has one row for both, and the choice of experts one name; a model of one variant needs none named."""
+    _, text, _ = compare("deepseek-ocr:base", "deepseek-ocr-2", "--format", "json")
+    document = json.loads(text)
+    assert document["sides"] == ["deepseek-ocr:base", "deepseek-ocr-2"]
+    assert document["facts"]["variant: moe"] == ["grouped", "grouped"]
+    name = "model.{-/language_model}.layers.[1-11].self_attn"
+    assert document["module_ids"][name] == [
+        "model.layers.[1-11].self_attn",
+        "model.language_model.layers.[1-11].self_attn",
+    ]
+    assert all(document["modules"][name]["FLOPs"])
+
+
 def test_a_file_is_written_instead_of_the_output(compare: Compare, tmp_path: Path) -> None:
     """The path is printed, and the CSV has a column a side."""
     out = tmp_path / "new" / "comparison.csv"
@@ -83,6 +98,26 @@ def test_the_exit_status_says_whether_a_total_moved(
     assert found == status
     assert text.startswith("# deepseek-ocr:small compared with deepseek-ocr:tiny")
     assert ("FLOPs of deepseek-ocr:small moved by +" in messages) == bool(status)
+
+
+def test_the_check_works_in_both_directions(compare: Compare) -> None:
+    """Fewer FLOPs move the total as more do; the message has both figures and the threshold."""
+    status, _, messages = compare(
+        "deepseek-ocr:small", "deepseek-ocr:tiny", "--threshold", "1", "--fail-on", "flops", "--format", "csv"
+    )
+    assert status == 1
+    moved = r"FLOPs of deepseek-ocr:tiny moved by -[\d.]+ % \([\d.]+ TFLOP → [\d.]+ TFLOP\); up to 1 % passes, "
+    assert re.fullmatch(f"{moved}either way\n", messages)
+    words = ("deepseek-ocr:small", "deepseek-ocr:small", "--threshold", "0")
+    assert compare(*words)[::2] == (0, "")  # nothing moved at all
+
+
+def test_a_total_that_was_nothing_moved_from_nothing() -> None:
+    """There is no percentage of 0."""
+    movement = Movement(metric=Metric.FLOPS, label="new", before=0, after=2e9)
+    assert cli_compare.moved_text(movement, 5) == (
+        "FLOPs of new moved from nothing (0 FLOP → 2.00 GFLOP); up to 5 % passes, either way"
+    )
 
 
 def test_without_fail_on_every_total_that_there_is_counts(compare: Compare) -> None:

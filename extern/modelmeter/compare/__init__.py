@@ -5,6 +5,7 @@ Predicted beside measured times of one model are `modelmeter.reports.comparison`
 
 from __future__ import annotations
 
+from modelmeter.compare.align import Alignment
 from modelmeter.compare.changes import Change, Changes
 from modelmeter.compare.comparison import Fact, Movement, Row, SideBySide, movements, set_side_by_side
 from modelmeter.compare.errors import CompareError, MissingFigureError, MissingWorkloadError, UnknownOperandError
@@ -19,6 +20,7 @@ from modelmeter.compare.table import ModelRow, table
 __all__ = [
     "ADDITIVE",
     "GATES",
+    "Alignment",
     "Change",
     "Changes",
     "CompareError",

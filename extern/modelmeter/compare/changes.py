@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from attrs import frozen
 
@@ -27,6 +28,7 @@ class Change:
     role: Role
     before: Number
     after: Number
+    work: Mapping[Metric, tuple[Number, Number]]  # of a time: before and after of what it comes from, where known
     reasons: tuple[str, ...]
 
     @property
@@ -72,6 +74,7 @@ def changes_of(before: Side, after: Side, metric: Metric) -> Changes:
             role=role,
             before=one.total(metric),
             after=other.total(metric),
+            work=_work(one, other) if metric is Metric.TIME else {},
             reasons=reasons(one, other, metric),
         )
         for (phase, role), (one, other) in pairs.items()
@@ -105,6 +108,11 @@ def phase_of(side: Side, stage: str) -> str:
     if not side.cached:
         return DECODE_PHASE if DECODE in stage else PREFILL_PHASE if PREFILL_PHASE in stage else ENCODE
     return DECODE_PHASE if DECODE in stage else PREFILL_PHASE
+
+
+def _work(old: Group, new: Group) -> dict[Metric, tuple[Number, Number]]:
+    amounts = {metric: (old.total(metric), new.total(metric)) for metric in (Metric.FLOPS, Metric.BYTES)}
+    return {metric: pair for metric, pair in amounts.items() if all(pair)}
 
 
 def _groups(side: Side, metric: Metric) -> dict[tuple[str, Role], Group]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from modelmeter.compare.align import align
+from modelmeter.compare.align import Alignment, align
 from modelmeter.compare.changes import Changes, changes_of
 from modelmeter.compare.errors import CompareError, MissingFigureError
+from modelmeter.compare.kinds import kinds_of
 from modelmeter.compare.metrics import ADDITIVE, GATES, Metric
-from modelmeter.compare.side import RESIDENT, UNNAMED, Figures, Side
+from modelmeter.compare.side import RESIDENT, Figures, Side
 from modelmeter.costs import Number
 
 
@@ -49,6 +50,8 @@ class SideBySide:
         What the peak of each side consists of.
     stages, roles, modules : tuple of Row
         The same work split in three ways; the rows of each add up to the totals, by every metric in `additive`.
+    alignment : Alignment
+        Which modules are in which row of `modules`, and which rows might be one.
     additive : tuple of Metric
         Metrics of rows that all sides have.
     changes : tuple of Changes
@@ -62,6 +65,7 @@ class SideBySide:
     stages: tuple[Row, ...]
     roles: tuple[Row, ...]
     modules: tuple[Row, ...]
+    alignment: Alignment
     additive: tuple[Metric, ...]
     ranked_by: Metric
     changes: tuple[Changes, ...]
@@ -123,6 +127,7 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
     leading = _leading(sides, additive) if ranked_by is None else ranked_by
     if leading not in additive:
         raise _missing(sides, leading)
+    alignment = align([kinds_of(side) for side in sides])
     return SideBySide(
         sides=tuple(sides),
         facts=_facts(sides),
@@ -130,7 +135,8 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
         memory=tuple(side.memory for side in sides),
         stages=_stage_rows(sides),
         roles=_role_rows(sides),
-        modules=_module_rows(sides),
+        modules=_module_rows(sides, alignment),
+        alignment=alignment,
         additive=additive,
         ranked_by=leading,
         changes=tuple(changes_of(sides[0], side, leading) for side in sides[1:]),
@@ -193,9 +199,8 @@ def _role_rows(sides: Sequence[Side]) -> tuple[Row, ...]:
     return tuple(Row(name=role.name, figures=tuple(side.by_role.get(role, {}) for side in sides)) for role in roles)
 
 
-def _module_rows(sides: Sequence[Side]) -> tuple[Row, ...]:
-    trees = [{node.id: node.class_name for node in side.nodes.values()} | {UNNAMED: ""} for side in sides]
-    sums = [_by_row(side, rows) for side, rows in zip(sides, align(trees), strict=True)]
+def _module_rows(sides: Sequence[Side], alignment: Alignment) -> tuple[Row, ...]:
+    sums = [_by_row(side, rows) for side, rows in zip(sides, alignment.rows, strict=True)]
     names = dict.fromkeys(name for of_side in sums for name in of_side)
     return tuple(Row(name=name, figures=tuple(of_side.get(name, {}) for of_side in sums)) for name in names)
 

@@ -8,11 +8,23 @@ from modelmeter.categories import Category
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.model_tree import cached_stages, nodes_of_model, parameter_work
 from modelmeter.compare.roles import Node
-from modelmeter.compare.side import VERSION, WORKLOAD, Figures, Piece, Side, model_facts, stage_sizes
+from modelmeter.compare.side import (
+    BANDWIDTH,
+    MATRIX_PEAK,
+    PEAK_STAGE,
+    VERSION,
+    WORKLOAD,
+    Figures,
+    Piece,
+    Side,
+    model_facts,
+    stage_sizes,
+)
 from modelmeter.costs import Amount, Number
 from modelmeter.model import AnalyticModel
 from modelmeter.reports.report import Report, StageMemory
 from modelmeter.reports.serving import DECODE, PREFILL, serving_of
+from modelmeter.units import format_bytes, format_flop_rate
 from modelmeter.workload import StageRun
 
 
@@ -124,12 +136,16 @@ def _report_facts(report: Report) -> dict[str, str]:
     facts["workload"] = report.workload
     facts |= {f"{WORKLOAD}{name}": str(fact) for name, fact in report.workload_facts.items()}
     if report.prediction is not None:
-        facts["device"] = report.prediction.device.name
+        device, dtype = report.prediction.device, report.model.variant.get("dtype", "")
+        facts["device"] = device.name
+        facts[BANDWIDTH] = f"{format_bytes(device.bytes_per_second)}/s"
+        if dtype in device.matrix_flops_per_second:
+            facts[MATRIX_PEAK] = f"{format_flop_rate(device.matrix_flops_per_second[dtype])} in {dtype}"
         facts["times"] = f"{report.prediction.method}, {report.prediction.traffic} traffic"
         facts["runtime"] = report.prediction.runtime
         facts |= {f"times: {name}": text for name, text in report.prediction.source.items()}
     facts["routing"] = report.routing
-    facts["peak memory in"] = _peak(report).stage
+    facts[PEAK_STAGE] = _peak(report).stage
     return facts | {f"{VERSION}{name}": version for name, version in report.model.provenance.items()}
 
 

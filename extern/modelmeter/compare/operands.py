@@ -69,7 +69,8 @@ def read_operand(text: str) -> Operand:
             "`dsocr-graph analyze`, its directory, a measurement, or NAME:VARIANT"
         ) from error
     chosen = variant or entry.default
-    return Operand(label=f"{name}:{chosen}", variant=chosen, model=entry.load(chosen))
+    label = text if len(entry.variants) == 1 else f"{name}:{chosen}"  # of several, the default one is not obvious
+    return Operand(label=label, variant=chosen, model=entry.load(chosen))
 
 
 def sides_of(

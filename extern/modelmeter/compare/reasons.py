@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from attrs import frozen
 
 from modelmeter.compare.metrics import Metric
-from modelmeter.compare.side import RESIDENT, VARIANT, VERSION, Piece, Side
+from modelmeter.compare.side import BANDWIDTH, MATRIX_PEAK, RESIDENT, VARIANT, VERSION, Piece, Side
 from modelmeter.costs import Number
 from modelmeter.model import Leaf
 
@@ -35,7 +35,8 @@ _ATTRIBUTES = (
     "query_length",
     "key_length",
 )
-_CLOCK_FACTS = ("device", "times", "runtime", "driver", "threads")
+_ROWS = " rows"
+_CLOCK_FACTS = ("device", BANDWIDTH, MATRIX_PEAK, "times", "runtime", "driver", "threads")
 
 
 @frozen(kw_only=True)
@@ -81,11 +82,12 @@ def reasons(old: Group, new: Group, metric: Metric) -> tuple[str, ...]:
     Parameters
     ----------
     old, new : Group
-        The group on both sides; one that has no pieces is not there.
+        The group on both sides; in another model, one that has nothing of the metric is as good as not there.
     metric : Metric
         What changed.
     """
-    if not old.pieces or not new.pieces:
+    there = [bool(group.total(metric) if not _same_model(old, new) else group.pieces) for group in (old, new)]
+    if not all(there):
         return _absence(old, new, metric)
     # Of one model the operators say what another variant does; of two models the sizes of layers say more.
     operators, layers = [*_operators(old, new)], [*_layers(old, new)]
@@ -103,12 +105,12 @@ def reasons(old: Group, new: Group, metric: Metric) -> tuple[str, ...]:
 
 def _absence(old: Group, new: Group, metric: Metric) -> tuple[str, ...]:
     """Return why a group is on one side alone: its stages are not run on the other, or there is no such part."""
-    present, absent = (old, new) if old.pieces else (new, old)
+    present, absent = (old, new) if old.total(metric) else (new, old)
     if present.stages and _same_model(old, new) and not any(stage in absent.side.stages for stage in present.stages):
         return tuple(_executions(old, new, stage) for stage in present.stages)
-    largest = max(present.pieces, key=lambda piece: present.side.work[piece][metric])
+    largest = max(present.pieces, key=lambda piece: present.side.work[piece].get(metric, 0))
     node = present.side.nodes.get(largest.module)
-    example = "" if node is None else f": `{node.id}` ({node.class_name})"
+    example = "" if node is None else f": {f'`{node.id}`' if node.id else 'the model itself'} ({node.class_name})"
     return (f"only in {present.side.label}{example}",)
 
 
@@ -126,10 +128,32 @@ def _runs(old: Group, new: Group) -> Iterator[str]:
             yield _executions(old, new, stage)
         if a is None or b is None:
             continue
-        for dim in dict.fromkeys((*a.sizes, *b.sizes)):
-            if a.sizes.get(dim) != b.sizes.get(dim):
+        for dim in a.sizes:
+            if dim in b.sizes and a.sizes[dim] != b.sizes[dim]:
                 mean = "" if dim in a.fixed and dim in b.fixed else "mean "
-                yield f"{stage} {mean}{dim} {_arrow(a.sizes.get(dim), b.sizes.get(dim))}"
+                yield f"{stage} {mean}{dim} {_arrow(a.sizes[dim], b.sizes[dim])}"
+        yield from _other_dims(old, new, stage)
+
+
+def _other_dims(old: Group, new: Group, stage: str) -> Iterator[str]:
+    """Yield the dims that one side alone has: as another name, where each side has one and of the same size."""
+    a, b = (group.side.stages[stage].sizes for group in (old, new))
+    gone, come = _dims_beside(old, stage, b), _dims_beside(new, stage, a)
+    if len(gone) == len(come) == 1 and a[gone[0]] == b[come[0]]:
+        yield f"{stage} {gone[0]} is called {come[0]} in {new.side.label}"
+        return
+    for group, dims in ((old, gone), (new, come)):
+        if dims:
+            legend = {} if group.side.model is None else group.side.model.dims
+            named = [f"{dim} ({legend[dim]})" if dim in legend else dim for dim in dims]
+            yield f"{stage} depends on {' and '.join(named)} in {group.side.label} alone"
+
+
+def _dims_beside(group: Group, stage: str, others: Mapping[str, float]) -> list[str]:
+    """Return the dims of a stage that others have not, without sizes that the model does not ask for."""
+    model = group.side.model
+    asked = None if model is None else model.stage(stage).dims
+    return [dim for dim in group.side.stages[stage].sizes if dim not in others and (asked is None or dim in asked)]
 
 
 def _executions(old: Group, new: Group, stage: str) -> str:
@@ -184,7 +208,10 @@ def _layers(old: Group, new: Group) -> Iterator[str]:
     pairs = _pairs(old, new)
     a, b = _values(old, [stage for stage, _ in pairs]), _values(new, [stage for _, stage in pairs])
     for key in a:
-        if key in b and a[key] != b[key]:
+        if key not in b or a[key] == b[key]:
+            continue
+        # Rows are formulas: one of each side says what a product is of, such as logits; lists of them say little.
+        if not key.endswith(_ROWS) or len(a[key]) == len(b[key]) == 1:
             yield f"{key} {_listed(a[key])} → {_listed(b[key])}"
 
 
@@ -200,7 +227,7 @@ def _values(group: Group, stages: Sequence[str]) -> Mapping[str, tuple[int | str
             if isinstance(value, int):
                 found.setdefault(f"{kind} {name}", set()).add(value)
         if document is not None and "in_features" in document:  # of a product: which positions it is of, as in logits
-            found.setdefault(f"{kind} rows", set()).add(str(document["rows"]))
+            found.setdefault(f"{kind}{_ROWS}", set()).add(str(document["rows"]))
     return {
         key: tuple(sorted(values, key=lambda value: (isinstance(value, str), value))) for key, values in found.items()
     }
@@ -218,8 +245,13 @@ def _variant(old: Group, new: Group) -> Iterator[str]:
     """Yield the facts that tell two variants of one model apart."""
     for name in dict.fromkeys((*old.side.facts, *new.side.facts)):
         a, b = old.side.facts.get(name), new.side.facts.get(name)
-        if name.startswith(VARIANT) and a != b:
-            yield f"{name.removeprefix(VARIANT)} {a or 'none'} → {b or 'none'}"
+        if not name.startswith(VARIANT) or a == b:
+            continue
+        fact = name.removeprefix(VARIANT)
+        if a is None or b is None:
+            yield f"{fact} {b if a is None else a} in {(new if a is None else old).side.label} alone"
+        else:
+            yield f"{fact} {a} → {b}"
 
 
 def _known_facts(old: Group, new: Group, names: Sequence[str]) -> Iterator[str]:
@@ -230,11 +262,9 @@ def _known_facts(old: Group, new: Group, names: Sequence[str]) -> Iterator[str]:
             yield f"{name.removeprefix(VERSION)} {a} → {b}"
 
 
-def _arrow(before: float | None, after: float | None) -> str:
+def _arrow(before: float, after: float) -> str:
     return f"{_number(before)} → {_number(after)}"
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "none"
+def _number(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.roles import UNATTRIBUTED, Node, Role, roles_of
+from modelmeter.compare.variants import comparable
 from modelmeter.costs import Number
 from modelmeter.model import AnalyticModel
 from modelmeter.workload import StageRun
@@ -26,6 +27,12 @@ RESIDENT = ""
 
 VARIANT, WORKLOAD, VERSION = "variant: ", "workload: ", "version of "
 """What the names of facts of these kinds begin with."""
+
+PEAK_STAGE = "peak memory in"
+"""Name of the fact that says in which stage memory peaks."""
+
+BANDWIDTH, MATRIX_PEAK = "memory bandwidth", "matrix peak"
+"""Names of the facts that say what a device is capable of."""
 
 
 @frozen(kw_only=True)
@@ -133,11 +140,11 @@ def _mean(run: StageRun, dim: str) -> float:
 
 
 def model_facts(name: str, variant: Mapping[str, str]) -> dict[str, str]:
-    """Return which model a side is of, as facts.
+    """Return which model a side is of, as facts; those of variants under the names that all models have.
 
     Examples
     --------
-    >>> model_facts("toy", {"dtype": "bf16"})
-    {'model': 'toy', 'variant: dtype': 'bf16'}
+    >>> model_facts("toy", {"experts": "grouped", "dtype": "bf16"})
+    {'model': 'toy', 'variant: dtype': 'bf16', 'variant: moe': 'grouped'}
     """
-    return {"model": name, **{f"{VARIANT}{fact}": value for fact, value in sorted(variant.items())}}
+    return {"model": name, **{f"{VARIANT}{fact}": value for fact, value in comparable(variant).items()}}

@@ -43,8 +43,8 @@ def percent(before: float | None, after: float | None) -> str:
 
     Examples
     --------
-    >>> percent(8, 10), percent(8, 8), percent(0, 3), percent(3, None), percent(10_000, 10_001)
-    ('+25.0 %', '=', 'new', 'gone', '+<0.1 %')
+    >>> percent(8, 10), percent(8, 8), percent(0, 3), percent(3, None), percent(10_000, 10_001), percent(1, 12.34)
+    ('+25.0 %', '=', 'new', 'gone', '+<0.1 %', '+1,134 %')
     """
     if (before or 0) == (after or 0):
         return "="
@@ -55,7 +55,7 @@ def percent(before: float | None, after: float | None) -> str:
     change = (after - before) / before * 100
     if abs(change) < 0.05:  # rounds to 0.0
         return "+<0.1 %" if change > 0 else "-<0.1 %"
-    return f"{change:+,.1f} %"
+    return f"{change:+,.0f} %" if abs(change) >= 1000 else f"{change:+,.1f} %"
 
 
 def share_of_change(part: float, whole: float) -> str:
@@ -63,10 +63,15 @@ def share_of_change(part: float, whole: float) -> str:
 
     Examples
     --------
-    >>> share_of_change(-3, -4), share_of_change(1, -4), share_of_change(1, 0)
-    ('75.0 %', '-25.0 %', '-')
+    >>> share_of_change(-3, -4), share_of_change(1, -4), share_of_change(1, 0), share_of_change(-1, 10_000)
+    ('75.0 %', '-25.0 %', '-', '-<0.1 %')
     """
-    return f"{part / whole * 100:,.1f} %" if whole else NOTHING
+    if not whole:
+        return NOTHING
+    share = part / whole * 100
+    if part and abs(share) < 0.05:  # rounds to 0.0
+        return "<0.1 %" if share > 0 else "-<0.1 %"
+    return f"{share:,.1f} %"
 
 
 def _format(metric: Metric) -> Callable[[float], str]:

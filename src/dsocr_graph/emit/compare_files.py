@@ -17,7 +17,10 @@ COMPARISON_SCHEMA_VERSION = 1
 
 
 def compare_to_json(compared: SideBySide) -> str:
-    """Write a comparison as JSON in base units; of each figure a list, one entry a side, null where it has none."""
+    """Write a comparison as JSON in base units; of each figure a list, one entry a side, null where it has none.
+
+    `module_ids` has the ids of rows whose modules have several; `undecided` the rows that might be one with others.
+    """
     document: dict[str, Any] = {
         "schema_version": COMPARISON_SCHEMA_VERSION,
         "sides": [side.label for side in compared.sides],
@@ -30,6 +33,8 @@ def compare_to_json(compared: SideBySide) -> str:
             name: {row.name: _by_metric(row.figures) for row in rows}
             for name, rows in (("stages", compared.stages), ("roles", compared.roles), ("modules", compared.modules))
         },
+        "module_ids": {name: list(ids) for name, ids in compared.alignment.renamed.items()},
+        "undecided": {name: list(others) for name, others in compared.alignment.undecided.items()},
     }
     return dump_json(document, depths={"changes": 5})
 
@@ -84,6 +89,7 @@ def _changes_document(changes: Changes) -> Mapping[str, Any]:
                 "before": entry.before,
                 "after": entry.after,
                 "share": entry.difference / changes.difference if changes.difference else None,
+                "work": {metric.value: list(pair) for metric, pair in entry.work.items()},
                 "why": list(entry.reasons),
             }
             for entry in changes.entries

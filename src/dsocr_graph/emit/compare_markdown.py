@@ -8,7 +8,8 @@ from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, percent,
 from dsocr_graph.emit.markdown_table import code, table
 from modelmeter.compare import Metric, Row, SideBySide
 from modelmeter.compare.changes import Change, Changes
-from modelmeter.compare.side import UNNAMED, VARIANT
+from modelmeter.compare.paths import ABSENT, OTHER_INDEX, OTHER_PATH
+from modelmeter.compare.side import PEAK_STAGE, UNNAMED, VARIANT
 from modelmeter.costs import Number
 
 SHOWN_CHANGES = 12
@@ -20,11 +21,17 @@ SHOWN_MODULES = 15
 SHOWN_REASONS = 6
 """Reasons of one line."""
 
+SMALL_CHANGE = 1e-3
+"""Of the largest part's change: parts that changed less are summed up."""
+
 LONG_FACT = 40
 """Characters from which a fact that is the same on all sides is left out."""
 
 _ALWAYS = ("model", "workload", "device", "times")
 _SUMMED_UP = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.MEMORY, Metric.PARAMETERS)
+_ASKED = (Metric.DOCUMENTS, Metric.CONTEXT_TOKENS, Metric.OUTPUT_TOKENS)
+"""What sides are asked: summed up where they are asked for different amounts."""
+
 _SHOWN = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
 
 
@@ -52,9 +59,9 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
     leading = compared.ranked_by
     sections += [f"## By stage: {leading.value}", _rows("stage", compared, compared.stages, leading)]
     sections += _roles(compared)
-    sections += [f"## By module: {leading.value}", _modules(compared)]
+    sections += [f"## By module: {leading.value}", *_modules(compared)]
     if all(compared.memory):
-        sections += ["## Memory at the peak", _memory(compared, labels)]
+        sections += ["## Memory at the peak", *_memory(compared, labels)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -62,13 +69,13 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
 
 
 def _summary(compared: SideBySide) -> str:
-    """Return a line for each other side: how its main totals moved."""
+    """Return a line for each other side: how its main totals moved, and what it is asked if that is not the same."""
     first, *others = compared.totals
     return "\n".join(
         f"- {side.label}: "
         + ", ".join(
             f"{metric.value} {percent(first[metric], totals[metric])}"
-            for metric in _SUMMED_UP
+            for metric in (*_SUMMED_UP, *(asked for asked in _ASKED if first.get(asked) != totals.get(asked)))
             if metric in first and metric in totals
         )
         for side, totals in zip(compared.sides[1:], others, strict=True)
@@ -109,11 +116,16 @@ def _total_cells(metric: Metric, values: Sequence[Number | None]) -> list[str]:
     return [name, *cells]
 
 
-def _memory(compared: SideBySide, labels: Sequence[str]) -> str:
+def _memory(compared: SideBySide, labels: Sequence[str]) -> Iterator[str]:
+    """Yield what the peaks consist of; those in different stages are of different moments, and say so."""
+    stages = [side.facts[PEAK_STAGE] for side in compared.sides]
+    if len(set(stages)) > 1:
+        where = ", ".join(f"{label} in {stage}" for label, stage in zip(labels, stages, strict=True))
+        yield f"The peaks are in different stages, of which each has its own contents: {where}."
     names = dict.fromkeys(name for memory in compared.memory for name in memory)
     rows = [_cells(name, Metric.MEMORY, [memory.get(name) for memory in compared.memory]) for name in names]
     rows.append(_cells("**all**", Metric.MEMORY, [sum(memory.values()) for memory in compared.memory]))
-    return table(["", *_header(labels)], rows)
+    yield table(["", *_header(labels)], rows)
 
 
 # --- what changed and why
@@ -129,11 +141,14 @@ def _changes(changes: Changes, first: str, lines: int) -> Iterator[str]:
         f"From {before} ({first}) to {after} ({changes.label}), {percent(changes.before, changes.after)}. Each line "
         "says how much of that it explains; a negative share works against it, and all lines add up to 100 %."
     )
-    shown, rest = changes.entries[:lines], changes.entries[lines:]
+    enough = abs(changes.entries[0].difference) * SMALL_CHANGE
+    count = min(lines, sum(abs(entry.difference) >= enough for entry in changes.entries))
+    shown, rest = changes.entries[:count], changes.entries[count:]
     texts = [f"**{_part(entry)}**: {_amounts(entry.before, entry.after, changes)}; {_why(entry)}" for entry in shown]
     if rest:
         sums = sum(entry.before for entry in rest), sum(entry.after for entry in rest)
-        texts.append(f"{len(rest)} smaller parts together: {_amounts(*sums, changes)}")
+        parts = "smaller part" if len(rest) == 1 else "smaller parts together"
+        texts.append(f"{len(rest)} {parts}: {_amounts(*sums, changes)}")
     yield "\n".join(f"{rank}. {text}" for rank, text in enumerate(texts, 1))
 
 
@@ -151,7 +166,9 @@ def _amounts(before: Number, after: Number, changes: Changes) -> str:
 
 def _why(entry: Change) -> str:
     more = len(entry.reasons) - SHOWN_REASONS
-    return ", ".join((*entry.reasons[:SHOWN_REASONS], *([f"and {more} more"] if more > 0 else [])))
+    reasons = ", ".join((*entry.reasons[:SHOWN_REASONS], *([f"and {more} more"] if more > 0 else [])))
+    moved = [f"{metric.value} {percent(*pair)}" for metric, pair in entry.work.items() if pair[0] != pair[1]]
+    return "; ".join(filter(None, (", ".join(moved), reasons)))
 
 
 # --- rows
@@ -174,8 +191,8 @@ def _rows(title: str, compared: SideBySide, rows: Sequence[Row], metric: Metric)
     return table([title, *_header([side.label for side in compared.sides])], cells)
 
 
-def _modules(compared: SideBySide) -> str:
-    """Return the modules that changed most, one row for all others, and the sum."""
+def _modules(compared: SideBySide) -> Iterator[str]:
+    """Yield the modules that changed most, one row for all others, the sum, and how modules became rows."""
     metric = compared.ranked_by
     ranked = sorted(compared.modules, key=lambda row: (-_largest_change(row, metric), row.name))
     changed = [row for row in ranked if _largest_change(row, metric)][:SHOWN_MODULES]
@@ -185,7 +202,25 @@ def _modules(compared: SideBySide) -> str:
         sums = [sum(row.figures[side].get(metric, 0) for row in others) for side in range(len(compared.sides))]
         cells.append(_cells(f"{len(others)} more", metric, sums))
     cells.append(_cells("**all**", metric, [totals.get(metric) for totals in compared.totals]))
-    return table(["module (its own operators)", *_header([side.label for side in compared.sides])], cells)
+    yield table(["module (its own operators)", *_header([side.label for side in compared.sides])], cells)
+    if any(row.name in compared.alignment.renamed for row in changed):
+        yield (
+            "Modules of several ids are one row where role, kind and end of the path are the same: `{a/b}` is the path "
+            f"on either side, `{ABSENT}` none; of more than two, `{OTHER_PATH}` stands for other paths, "
+            f"`{OTHER_INDEX}` for other numbers of layers. The JSON has the ids."
+        )
+    yield from _undecided(compared)
+
+
+def _undecided(compared: SideBySide) -> Iterator[str]:
+    partners = compared.alignment.undecided
+    apart = [row.name for row in compared.modules if row.name in partners]
+    if apart:
+        example = max(apart, key=lambda name: len(partners[name]))
+        yield (
+            f"{len(apart)} rows are apart that may be the same, as several fit equally well: "
+            f"{code(example)} could be {' or '.join(map(code, partners[example]))}. The JSON names all."
+        )
 
 
 def _largest_change(row: Row, metric: Metric) -> Number:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dsocr_graph.emit.markdown_table import code, table
-from dsocr_graph.verification.records import Check, Decomposition, Difference, StageVerification, Verification
+from dsocr_graph.verification.records import (
+    Check,
+    Decomposition,
+    Difference,
+    StageVerification,
+    Subject,
+    Verification,
+)
 from modelmeter import units
 
 _UNEXPLAINED = "UNEXPLAINED"
@@ -23,13 +30,12 @@ def verification_markdown(verification: Verification, command: str) -> str:
 
     Examples
     --------
-    >>> from dsocr_graph.verification.records import Subject
     >>> parameters = Check(subject=Subject.PARAMETERS, compared=3, unit="modules")
     >>> toy = Verification(model="toy", variant={}, torch="2.13.0", parameters=parameters, stages=())
     >>> print(verification_markdown(toy, "dsocr-graph verify --model toy"))
     # toy: a run beside the captured graph
     <BLANKLINE>
-    Made by `dsocr-graph verify --model toy`; torch 2.13.0, random weights, on a CPU.
+    Made by `dsocr-graph verify --model toy`; torch 2.13.0, random weights, on a CPU. Calls are counted by hooks alone.
     <BLANKLINE>
     0 differences, 0 unexplained.
     <BLANKLINE>
@@ -42,9 +48,11 @@ def verification_markdown(verification: Verification, command: str) -> str:
     """
     variant = ", ".join(f"{key} {value}" for key, value in verification.variant.items())
     checks = [verification.parameters, *(check for stage in verification.stages for check in stage.checks)]
+    twice = any(check.subject is Subject.TORCHLENS for check in checks)
     parts = [
         f"# {verification.model}{f' ({variant})' if variant else ''}: a run beside the captured graph",
-        f"Made by `{command}`; torch {verification.torch}, random weights, on a CPU.",
+        f"Made by `{command}`; torch {verification.torch}, random weights, on a CPU. "
+        f"Calls are counted by hooks {'and by TorchLens' if twice else 'alone'}.",
         f"{sum(len(check.differences) for check in checks):,} differences, "
         f"{len(verification.unexplained):,} unexplained.",
         "## Model",
@@ -60,7 +68,6 @@ def verification_console(verification: Verification) -> str:
 
     Examples
     --------
-    >>> from dsocr_graph.verification.records import Subject
     >>> parameters = Check(subject=Subject.PARAMETERS, compared=3, unit="modules")
     >>> print(verification_console(
     ...     Verification(model="toy", variant={}, torch="2.13.0", parameters=parameters, stages=())

@@ -7,40 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve
 from torch import Tensor, nn
 
 from dsocr_graph.scopes import CallGraph
 from dsocr_graph.timing.module_calls import compare_calls
-from dsocr_graph.verification.expect import Expected, called_modules
-from dsocr_graph.verification.observe import Observed, Sized, sized
+from dsocr_graph.verification.observe import Sized, sized
+from dsocr_graph.verification.reasons import why_calls, why_edge, why_operator, why_shape
 from dsocr_graph.verification.records import Check, Decomposition, Difference, Reason, Subject
 from dsocr_graph.verification.replayed import ReplayedCall, ReplayedGraph
-
-# Operators by which a constant of the code becomes a tensor of its own; the graph holds the constant itself.
-_LIFTED = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_"})
-
-_READ_BACK = "aten::_local_scalar_dense"
-# By how many calls more a run does what the graph does otherwise, for one constant assigned to a part of a tensor.
-_ASSIGNMENT = {"aten::fill_": 1, "aten::scalar_tensor": -1, "aten::view": -1, "aten::expand": -1, "aten::copy_": -1}
-
-
-@frozen(kw_only=True)
-class StageRun:
-    """A stage, run and replayed on the same inputs."""
-
-    stage: str
-    grouped: CallGraph
-    first_paths: Mapping[str, str]  # every path of every module -> the first path of the same module
-    seen: Observed
-    said: Expected
-    replayed: ReplayedGraph
-    wrapped: bool  # whether the stage is a module around the model, that may call methods of it
-    same_weights: bool  # whether what ran is what was captured
-
-    def node(self, path: str) -> str:
-        """Return the id of a module in the call graph."""
-        return self.grouped.ids[path]
+from dsocr_graph.verification.stage_run import StageRun
 
 
 def module_calls(run: StageRun, counted: Counter[str], *, subject: Subject = Subject.CALLS) -> Check:
@@ -58,7 +34,7 @@ def module_calls(run: StageRun, counted: Counter[str], *, subject: Subject = Sub
                 what="calls",
                 run=str(count.counted),
                 graph=str(count.expected),
-                reason=_why_calls(run, paths[count.module], count.counted, count.expected),
+                reason=why_calls(run, paths[count.module], count.counted, count.expected),
             )
             for count in counts
             if count.counted != count.expected
@@ -66,25 +42,8 @@ def module_calls(run: StageRun, counted: Counter[str], *, subject: Subject = Sub
     )
 
 
-def _why_calls(run: StageRun, paths: Sequence[str], counted: int, expected: int) -> Reason | None:
-    if not counted and ((run.wrapped and "" in paths) or not any(path in run.said.entered for path in paths)):
-        return Reason.METHOD
-    if not expected and not any(_inside(module, path) for module, _ in run.seen.operators for path in paths):
-        return Reason.NO_OPERATOR
-    return Reason.LOOP if all(_in_loop(run, path) for path in paths) else None
-
-
 def edges(run: StageRun) -> Check:
     """Compare which module calls which, and how often."""
-
-    def why(edge: tuple[str, str], ran: int, graph: int) -> Reason | None:
-        caller, called = edge
-        if ran and not graph and not any(_inside(module, called) for module, _ in run.seen.operators):
-            return Reason.NO_OPERATOR
-        if _called_from_elsewhere(run, called):
-            return Reason.ELSEWHERE
-        return Reason.LOOP if _in_loop(run, caller) or _in_loop(run, called) else None
-
     found = [
         Difference(
             subject=Subject.EDGES,
@@ -92,20 +51,12 @@ def edges(run: StageRun) -> Check:
             what=f"called by {run.node(edge[0]) or '(root)'}",
             run=str(ran),
             graph=str(graph),
-            reason=why(edge, ran, graph),
+            reason=why_edge(run, edge, ran, graph),
         )
         for edge, ran, graph in _unequal(run.seen.edges, run.said.edges)
     ]
     compared = len(run.seen.edges.keys() | run.said.edges.keys())
     return Check(subject=Subject.EDGES, compared=compared, unit="edges", differences=_folded(found))
-
-
-def _called_from_elsewhere(run: StageRun, called: str) -> bool:
-    """Whether a module is called by one that does not contain it, as often as the graph says it is called."""
-    callers = [caller for caller, target in run.seen.edges if target == called]
-    ran = sum(run.seen.edges[caller, called] for caller in callers)
-    said = sum(count for (_, target), count in run.said.edges.items() if target == called)
-    return ran == said and any(not _inside(called, caller) for caller in callers)
 
 
 def shapes(run: StageRun) -> Check:
@@ -142,13 +93,14 @@ def _passed(run: StageRun, path: str, verb: str, lacking: Mapping[Sized, Reason 
 
 
 def _shape(run: StageRun, path: str, what: str, *, ran: bool, reason: Reason | None = None) -> Difference:
-    if reason is None and run.wrapped and not path:
-        reason = Reason.METHOD  # the stage runs operators in methods of the model, outside its call
-    if reason is None and _in_loop(run, path):
-        reason = Reason.LOOP
     run_text, graph_text = ("yes", "no") if ran else ("no", "yes")
     return Difference(
-        subject=Subject.SHAPES, module=run.node(path), what=what, run=run_text, graph=graph_text, reason=reason
+        subject=Subject.SHAPES,
+        module=run.node(path),
+        what=what,
+        run=run_text,
+        graph=graph_text,
+        reason=reason or why_shape(run, path),
     )
 
 
@@ -179,26 +131,7 @@ def sizes(run: StageRun, bound: Callable[[ReplayedCall], tuple[Sized, ...]]) -> 
 
 def operators(run: StageRun) -> Check:
     """Compare what each module dispatches with what the captured calls of the same module dispatch when replayed."""
-    said: Counter[tuple[str, str]] = Counter()
-    for item in run.replayed.calls:
-        chain = called_modules(item.call, run.first_paths)
-        for op, count in item.dispatched.items():
-            said[chain[-1] if chain else "", op] += count
-
-    def more(module: str, op: str) -> int:
-        return run.seen.operators[module, op] - said[module, op]
-
-    def why(module: str, op: str) -> Reason | None:
-        if _in_loop(run, module):
-            return Reason.LOOP
-        if op in _ASSIGNMENT:
-            assigned = more(module, "aten::fill_")
-            fits = assigned > 0 and all(more(module, each) == sign * assigned for each, sign in _ASSIGNMENT.items())
-            return Reason.ASSIGNED if fits else None
-        if more(module, op) > 0:
-            return Reason.CONSTANT if op in _LIFTED else Reason.CHECK if op == _READ_BACK else None
-        return None
-
+    said = run.replayed_operators()
     found = [
         Difference(
             subject=Subject.OPERATORS,
@@ -206,7 +139,7 @@ def operators(run: StageRun) -> Check:
             what=op,
             run=str(ran),
             graph=str(graph),
-            reason=why(module, op),
+            reason=why_operator(run, said, module, op),
         )
         for (module, op), ran, graph in _unequal(run.seen.operators, said)
     ]
@@ -293,24 +226,6 @@ def sized_text(item: Sized) -> str:
     """
     shape, dtype = item
     return f"{list(shape)} {dtype}"
-
-
-def _inside(path: str, outer: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}.")
-
-
-_GROUPED = frozenset({"dsocr_graph::grouped_linear", "aten::_grouped_mm"})
-
-
-def _in_loop(run: StageRun, path: str) -> bool:
-    """Whether a module is, or is inside, one that runs experts one by one where the graph has a grouped product."""
-    for item in run.replayed.calls:
-        if item.call.op in _GROUPED:
-            experts = item.call.module
-            looped = any(caller == experts for caller, _ in run.seen.edges)
-            if looped and _inside(path, experts):
-                return True
-    return False
 
 
 def _unequal(

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     HELD = "reaches the module in an object or a function, not as an argument: operators in it read it in the run too"
     CONSTANT = "a constant of the code: lifted out when the graph is captured"
     ASSIGNED = "a constant assigned to a part of a tensor: filled in the run, expanded and copied in the graph"
+    SHORTENED = "a value assigned by index: a run drops its leading axes of size 1, a graph for all sizes keeps them"
     CHECK = "a value read back by a check, or for its message: a graph cannot hold that"
     LOOP = "runs a loop over experts, the graph their grouped product"
     LOST_CONSTANTS = "the graph keeps no values of the code's constants, so that a replay has others"

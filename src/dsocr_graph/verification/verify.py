@@ -26,7 +26,8 @@ from dsocr_graph.verification.observe import observe
 from dsocr_graph.verification.records import StageVerification, Subject, Verification
 from dsocr_graph.verification.replayed import replay_observed
 from dsocr_graph.verification.stage_inputs import example_bindings, meta_inputs, random_inputs, with_tensors
-from dsocr_graph.verification.torchlens_calls import torchlens_calls
+from dsocr_graph.verification.stage_run import StageRun
+from dsocr_graph.verification.torchlens_calls import Trace, Use, torchlens_calls, torchlens_trace
 from dsocr_graph.verification.weights import fill_with_random_weights
 from modelmeter.evaluate import evaluate_stage
 from modelmeter.model import AnalyticModel
@@ -52,14 +53,15 @@ def verify_model(
     fit: FitInputs = lambda _, tensors: tensors,
     instead: Mapping[str, nn.Module] | None = None,
     seed: int = 0,
+    torchlens: Use = "auto",
     progress: Callable[[str], None] = lambda message: None,
 ) -> Verification:
     """Capture a model, run it on the CPU with random weights, and compare both.
 
-    Module calls, parent-child edges and the shapes of module inputs and outputs come from hooks; where TorchLens is
-    installed, it counts the calls a second time. Operators are those
-    dispatched below autograd, of the run and of the graph replayed call by call on the same inputs. FLOPs are those
-    that torch's counter finds at the same sizes on `meta`, where attention is no single kernel that it cannot see into.
+    Module calls, parent-child edges and the shapes of module inputs and outputs come from hooks; TorchLens counts the
+    calls a second time. Operators are those dispatched below autograd, of the run and of the graph replayed call by
+    call on the same inputs. FLOPs are those that torch's counter finds at the same sizes on `meta`, where attention is
+    no single kernel that it cannot see into.
 
     Parameters
     ----------
@@ -79,6 +81,8 @@ def verify_model(
         By stage, what to run in place of the captured module, such as another implementation with the same paths.
     seed : int
         Of weights and inputs.
+    torchlens : {"auto", "on", "off"}
+        Whether TorchLens counts as well; "auto": where it is installed.
     progress : callable
         Told what is being done.
 
@@ -90,6 +94,8 @@ def verify_model(
         When a point names no stage, or the sizes of a stage are not known.
     MeasurementMemoryError
         When the weights, or a stage, do not fit.
+    TorchLensError
+        When TorchLens is asked for and not installed, or too old.
 
     Examples
     --------
@@ -100,7 +106,7 @@ def verify_model(
     >>> found.unexplained, found.stages[0].flops  # 2 * 3 * 4 * 2
     ((), 48)
     """
-    asked = _points(points, stages)
+    asked, trace = _points(points, stages), torchlens_trace(torchlens)
     wanted = [stage for stage in stages if any(point.stage == stage.name for point in asked)] if asked else [*stages]
     captured = capture(model, wanted, name=name, variant=variant, progress=progress)
     grouped = group_by_module(captured)
@@ -127,7 +133,7 @@ def verify_model(
             else inputs(task.stage.name, task.point.bindings)
         )
         run = (instead or {}).get(task.stage.name, task.stage.module)
-        verified.append(_verify(compiled, task, tensors, run, flops))
+        verified.append(_verify(compiled, task, tensors, run, flops, trace=trace))
     return Verification(
         model=name,
         variant=dict(variant),
@@ -187,18 +193,25 @@ def _counted_flops(task: _Task) -> compare.FlopCounts:
 
 
 def _verify(
-    compiled: _Compiled, task: _Task, tensors: list[Tensor], module: nn.Module, counted: compare.FlopCounts
+    compiled: _Compiled,
+    task: _Task,
+    tensors: list[Tensor],
+    module: nn.Module,
+    counted: compare.FlopCounts,
+    *,
+    trace: Trace | None,
 ) -> StageVerification:
     bindings, stage = task.point.bindings, task.stage
     root = module.get_submodule(stage.root)
     first = {id(each): path for path, each in root.named_modules()}
     first_paths = {path: first[id(each)] for path, each in root.named_modules(remove_duplicate=False)}
     with torch.no_grad(), memory_explained(task.point.text, None, _CPU, _SMALLER):
-        seen = observe(module, root, with_tensors(stage, [tensor.clone() for tensor in tensors]))
-        lens = torchlens_calls(module, stage.root, with_tensors(stage, [tensor.clone() for tensor in tensors]))
+        seen = observe(module, root, _inputs(stage, tensors))
+        lens = None if trace is None else torchlens_calls(trace, module, stage.root, _inputs(stage, tensors))
         replayed = replay_observed(task.graph, stage.module, tensors, bindings)
-    run = compare.StageRun(
+    run = StageRun(
         stage=stage.name,
+        bindings=bindings,
         grouped=compiled.grouped,
         first_paths=first_paths,
         seen=seen,
@@ -230,3 +243,8 @@ def _verify(
         flops=modelled.total,
         operators=len(task.graph.calls),
     )
+
+
+def _inputs(stage: StageSpec, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """Return the inputs of a stage, in tensors of their own: a run may change them."""
+    return with_tensors(stage, [tensor.clone() for tensor in tensors])

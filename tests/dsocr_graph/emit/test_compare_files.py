@@ -14,6 +14,7 @@ from dsocr_graph.emit.compare_files import compare_to_csv, compare_to_json
 from dsocr_graph.emit.compare_markdown import compare_to_markdown
 from modelmeter.compare import Metric, Side, SideBySide, set_side_by_side, side_of_report
 from modelmeter.evaluate import evaluate
+from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 
 @pytest.fixture
@@ -75,8 +76,68 @@ def test_markdown_shows_as_many_lines_as_asked_and_sums_up_the_rest(sides: list[
     """What is not shown is one line more, so that the shares still add up to 100 %."""
     text = compare_to_markdown(set_side_by_side([sides[0], sides[2]], ranked_by=Metric.BYTES), lines=1)
     lines = re.findall(r"^\d+\. .*?([-\d.,]+) % of the change", text, flags=re.MULTILINE)
-    assert re.search(r"^2\. \d+ smaller parts together: ", text, flags=re.MULTILINE)
+    assert re.search(r"^2\. \d+ smaller part", text, flags=re.MULTILINE)
     assert sum(float(share.replace(",", "")) for share in lines) == pytest.approx(100, abs=0.1)
+
+
+def test_markdown_sums_up_what_changed_least(toy: ModuleType) -> None:
+    """A part whose change is a thousandth of the largest one is not worth a line of its own."""
+    model = toy.toy_model()
+    columns = {"lm_head": 16_000, "model.experts": 3}  # before: 16 and 2
+    other = evolve(
+        model,
+        leaves=tuple(
+            evolve(leaf, layer=evolve(leaf.layer, out_features=columns[leaf.module]), cost=None)
+            if leaf.module in columns
+            else leaf
+            for leaf in model.leaves
+        ),
+    )
+    sides = [
+        side_of_report(evaluate(each, toy.toy_workload()), label=label, model=each)
+        for label, each in (("a", model), ("b", other))
+    ]
+    text = compare_to_markdown(set_side_by_side(sides, ranked_by=Metric.FLOPS))
+    assert "1. **prefill, head**: " in text
+    # experts: a column more, of 2 * 20 rows * 4 FLOPs; head: 15,984 columns more, of 10 rows * (2 * 4 + 1) FLOPs each
+    assert "2. 1 smaller part: +160 FLOP, <0.1 % of the change (320 FLOP → 480 FLOP)" in text
+
+
+def test_markdown_says_how_modules_became_rows() -> None:
+    """Rows of several ids have a legend; what could belong together and is apart is named."""
+    models = {name: modelmeter.load(name) for name in ("deepseek-ocr", "deepseek-ocr-2", "qwen3-vl-8b")}
+    step = StageRun(stage="decode", count=1, bindings={"B": 1, "T": 10})
+    workload = Workload(name="step", items=(WorkloadItem(name="one", documents=1, runs=(step,)),))
+    sides = [side_of_report(evaluate(each, workload), label=name, model=each) for name, each in models.items()]
+    two = compare_to_markdown(set_side_by_side(sides[:2], ranked_by=Metric.BYTES))
+    assert "\n| `model.{-/language_model}.layers." in two
+    assert "`{a/b}` is the path on either side" in two
+    assert "are apart that may be the same" not in two
+    three = compare_to_markdown(set_side_by_side(sides, ranked_by=Metric.PARAMETERS))
+    # 36 equal layers fit the first layer as well as the other eleven
+    example = re.search(r"rows are apart that may be the same, as several fit equally well: (.*) could be (.*)", three)
+    assert example is not None
+    assert example[1].startswith("`model.language_model.layers.[0-35].")
+    assert " or " in example[2]
+
+
+def test_peaks_of_different_stages_say_so(toy: ModuleType) -> None:
+    """Without decode the peak moves to the prefill: what its parts are of is named, as they are of other moments."""
+    item = toy.toy_workload().items[0]
+    sides = [
+        side_of_report(
+            evaluate(toy.toy_model(), evolve(toy.toy_workload(), items=(evolve(item, runs=(run,)),))), label=run.stage
+        )
+        for run in item.runs
+    ]
+    text = compare_to_markdown(set_side_by_side(sides, ranked_by=Metric.FLOPS))
+    assert "each has its own contents: prefill in prefill, decode in decode." in text
+
+
+def test_what_sides_are_asked_is_summed_up_where_it_differs(sides: list[Side]) -> None:
+    """Three and four steps are 8 and 10 new tokens of two documents; the prompt is the same and left out."""
+    summary = compare_to_markdown(set_side_by_side(sides[:2], ranked_by=Metric.FLOPS)).splitlines()[2]
+    assert summary.endswith(", output tokens +25.0 %")
 
 
 def test_markdown_of_equal_sides_says_that_nothing_changed(sides: list[Side]) -> None:
@@ -102,6 +163,7 @@ def test_json_has_every_figure_and_reason(compared: SideBySide) -> None:
     assert document["totals"]["FLOPs"] == [8288, 10336]
     assert document["roles"]["head"]["FLOPs"] == [1440, 1440]
     assert document["modules"]["lm_head"]["parameters"] == [80, 80]
+    assert document["module_ids"] == document["undecided"] == {}
     (changes,) = document["changes"]
     assert (changes["side"], changes["metric"], changes["before"], changes["after"]) == ("four", "FLOPs", 8288, 10336)
     assert sum(entry["share"] for entry in changes["entries"]) == 1

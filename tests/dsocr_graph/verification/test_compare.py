@@ -12,6 +12,7 @@ from dsocr_graph.verification import compare
 from dsocr_graph.verification.expect import expect
 from dsocr_graph.verification.observe import observe
 from dsocr_graph.verification.replayed import replay_observed
+from dsocr_graph.verification.stage_run import StageRun
 
 
 def model() -> nn.Sequential:
@@ -28,14 +29,15 @@ def grouped() -> CallGraph:
 
 
 @pytest.fixture
-def run() -> compare.StageRun:
+def run() -> StageRun:
     """Return a run of the two layers."""
     graph, real = grouped(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).eval()
     (stage,) = graph.captured.graphs
     paths = {path: path for path in ("", "0", "1")}
     with torch.no_grad():
-        return compare.StageRun(
+        return StageRun(
             stage="forward",
+            bindings={},
             grouped=graph,
             first_paths=paths,
             seen=observe(real, real, [torch.ones(3, 4)]),
@@ -57,7 +59,7 @@ def test_parameters_that_differ_are_told_by_module() -> None:
     ]
 
 
-def test_flops_that_differ_are_told_by_module(run: compare.StageRun) -> None:
+def test_flops_that_differ_are_told_by_module(run: StageRun) -> None:
     """A module whose FLOPs torch counts otherwise, and the total with it."""
     counted = compare.FlopCounts(total=100, modules={"0": 60, "1": 40})
     check = compare.flops(run, counted, compare.FlopCounts(total=102, modules={"0": 62, "1": 40}))
@@ -67,7 +69,7 @@ def test_flops_that_differ_are_told_by_module(run: compare.StageRun) -> None:
     ]
 
 
-def test_sizes_that_differ_are_told(run: compare.StageRun) -> None:
+def test_sizes_that_differ_are_told(run: StageRun) -> None:
     """A symbolic shape that does not evaluate to the real one is unexplained."""
     check = compare.sizes(run, lambda item: tuple((shape, "float16") for shape, _ in item.results))
     assert [(each.module, each.run, each.graph) for each in check.unexplained] == [
@@ -76,7 +78,7 @@ def test_sizes_that_differ_are_told(run: compare.StageRun) -> None:
     ]
 
 
-def test_results_that_differ_are_told(run: compare.StageRun) -> None:
+def test_results_that_differ_are_told(run: StageRun) -> None:
     """With the same weights and inputs other values are unexplained; with other weights nothing is compared."""
     run.seen.results[0].add_(1)
     assert [each.what for each in compare.results(run).unexplained] == ["result 0"]

@@ -41,15 +41,20 @@ def chain(model: Any, x: Tensor) -> Tensor:
 
 
 def verified(
-    body: Callable[[Any, Tensor], object], instead: Callable[[Any, Tensor], object] | None = None, **options: Any
+    body: Callable[[Any, Tensor], object],
+    instead: Callable[[Any, Tensor], object] | None = None,
+    *,
+    batch: int = 3,
+    **options: Any,
 ) -> StageVerification:
-    """Verify a model on three rows, or capture it with one body and run it with another."""
+    """Verify a model on three rows or as many as given, or capture it with one body and run it with another."""
     with torch.device("meta"):
         model, x = Model(body).eval(), torch.empty(3, 4)
     axes = {"x": {0: Dim("B", min=1, max=64)}}
     stage = StageSpec(name="forward", description="", module=model, inputs=(x,), dynamic_shapes=axes, **options)
     other = {} if instead is None else {"forward": Model(instead).eval()}
-    (found,) = verify_model(model, [stage], name="toy", variant={}, instead=other).stages
+    points = [Point(stage="forward", bindings={"B": batch})]
+    (found,) = verify_model(model, [stage], name="toy", variant={}, instead=other, points=points).stages
     return found
 
 
@@ -182,6 +187,33 @@ def test_a_constant_assigned_to_a_part_is_explained() -> None:
     assert operators["aten::fill_"] == ("1", "0")
     assert operators["aten::copy_"] == ("0", "1")
     assert reasons(found) == {Reason.ASSIGNED, Reason.CONSTANT}  # 0 becomes a tensor as well
+
+
+def put_by_index(model: Any, x: Tensor) -> Tensor:
+    """Put the rows in the place of what a layer made of them."""
+    rows = model.first(x)
+    rows[torch.arange(x.shape[0], device=x.device)] = x
+    return model.second(rows)
+
+
+def put_by_index_and_view(model: Any, x: Tensor) -> Tensor:
+    """Do the same and look at the result in another shape."""
+    return put_by_index(model, x).view(-1)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(1, [("aten::view", "1", "0", Reason.SHORTENED)]), (2, [])])
+def test_a_value_of_one_row_put_by_index_is_explained(batch: int, expected: list[tuple[str, ...]]) -> None:
+    """A run puts [4], not [1, 4], which it views first; of two rows nothing is dropped."""
+    found = verified(put_by_index, batch=batch)
+    told = [(each.what, each.run, each.graph, each.reason) for each in differences(found, Subject.OPERATORS)]
+    assert told == expected
+
+
+def test_a_view_more_than_there_are_values_of_one_row_is_unexplained() -> None:
+    """One value of one row, two views: the reason would explain one of them, so it is given for none."""
+    found = verified(put_by_index, put_by_index_and_view, batch=1)
+    (view,) = [each for each in differences(found, Subject.OPERATORS) if each.what == "aten::view"]
+    assert (view.run, view.graph, view.reason) == ("2", "0", None)
 
 
 def test_a_root_entered_by_a_method_is_explained() -> None:

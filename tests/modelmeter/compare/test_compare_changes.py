@@ -1,7 +1,9 @@
 """What changed and why: shares of the change, and reasons from what differs."""
 
+import math
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -9,8 +11,9 @@ from attrs import evolve
 import modelmeter
 from modelmeter.compare import Change, Metric, Side, set_side_by_side
 from modelmeter.compare.changes import phase_of
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
-from modelmeter.layers import Linear
+from modelmeter.layers import DataMovement, Linear
 
 MakeSide = Callable[..., Side]
 
@@ -65,7 +68,70 @@ def test_another_layer_and_variant_are_reasons(toy: ModuleType, toy_side: MakeSi
         ),
     )
     (entry,) = changes(toy_side("a"), toy_side("b", model=other), Metric.FLOPS)
-    assert entry.reasons == ("head none → wide", "Linear dtype fp32 → bf16", "Linear out_features 16 → 32")
+    assert entry.reasons == ("head wide in b alone", "Linear dtype fp32 → bf16", "Linear out_features 16 → 32")
+    (back,) = changes(toy_side("b", model=other), toy_side("a"), Metric.FLOPS)
+    assert back.reasons[0] == "head wide in b alone"
+
+
+def other_dims(toy: ModuleType, dims: dict[str, int]) -> Any:
+    """Return the toy under another name with a prefill of 10 rows that is bound by other dims."""
+    symbols = [symbol(dim) for dim in dims]
+    wide = Linear(rows=math.prod(symbols), in_features=4, out_features=32, bias=True, dtype=DType.FP32)
+    model = toy.toy_model()
+    legend = {dim: f"size {dim}" for dim in dims}
+    stages = [evolve(model.stages[0], dims=tuple(dims), kv_cache_bytes=8 * symbol("B"), peaks=()), model.stages[1]]
+    return evolve(
+        model,
+        name="other",
+        dims={**model.dims, **legend},
+        stages=tuple(stages),
+        leaves=tuple(
+            evolve(leaf, layer=wide, cost=None, fused_bytes=0) if leaf.stage == "prefill" else leaf
+            for leaf in model.leaves
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [
+        ({"B": 2, "L": 5}, "prefill S is called L in b"),
+        ({"B": 2, "L": 6}, "prefill depends on S (tokens) in a alone"),
+        ({"B": 2, "S": 5, "N": 3}, "prefill depends on N (size N) in b alone"),
+        ({"B": 2, "N": 3, "V": 4}, "prefill depends on N (size N) and V (size V) in b alone"),
+    ],
+)
+def test_a_dim_of_one_side_is_called_so(
+    toy: ModuleType, toy_side: MakeSide, dims: dict[str, int], expected: str
+) -> None:
+    """A dim of the same size under another name is renamed; any other one that is missing is said to be."""
+    item = toy.toy_workload().items[0]
+    other = evolve(toy.toy_workload(), items=(evolve(item, runs=(evolve(item.runs[0], bindings=dims), item.runs[1])),))
+    entries = changes(toy_side("a"), toy_side("b", model=other_dims(toy, dims), workload=other), Metric.FLOPS)
+    (head,) = [entry for entry in entries if entry.role.name == "head"]
+    assert expected in head.reasons
+    assert not [reason for entry in entries for reason in entry.reasons if "none" in reason]
+
+
+def test_a_size_that_no_model_asks_for_is_no_reason(toy: ModuleType, toy_side: MakeSide) -> None:
+    """A workload may name the columns of a grid where the model asks for the rows alone: both do the same work."""
+    item = toy.toy_workload().items[0]
+    spare = evolve(item, runs=(evolve(item.runs[0], bindings={"B": 3, "S": 5, "W": 7}), item.runs[1]))
+    new = toy_side("b", workload=evolve(toy.toy_workload(), items=(spare,)))
+    assert {entry.reasons for entry in changes(toy_side("a"), new, Metric.FLOPS)} == {("prefill B 2 → 3",)}
+
+
+def test_a_time_says_which_work_it_comes_from(toy: ModuleType, toy_side: MakeSide) -> None:
+    """Twice the rows are twice the FLOPs of the head, 1440 → 2880; other metrics need no such figures."""
+    h200 = modelmeter.load_device("h200")
+    item = toy.toy_workload().items[0]
+    longer = evolve(item, runs=(evolve(item.runs[0], bindings={"B": 2, "S": 10}), item.runs[1]))
+    new = toy_side("b", workload=evolve(toy.toy_workload(), items=(longer,)), device=h200)
+    old = toy_side("a", device=h200)
+    (head,) = [entry for entry in changes(old, new, Metric.TIME) if entry.role.name == "head"]
+    # bytes: 10 * 4 * 4 read, 10 * 16 * 4 written, 80 * 4 of weights; then 20 rows
+    assert head.work == {Metric.FLOPS: (1440, 2880), Metric.BYTES: (160 + 640 + 320, 320 + 1280 + 320)}
+    assert all(entry.work == {} for entry in changes(old, new, Metric.FLOPS))
 
 
 def test_other_operators_are_a_reason(toy: ModuleType, toy_side: MakeSide) -> None:
@@ -103,12 +169,21 @@ def test_more_layers_are_a_reason(toy: ModuleType, toy_side: MakeSide) -> None:
 
 
 def test_a_device_explains_time_and_nothing_else(toy_side: MakeSide) -> None:
-    """The same work on another device: every entry of time names both, bytes have no entry."""
+    """The same work on another device: every entry of time names both and what they can do, bytes have no entry.
+
+    Datasheets: 4.8 TB/s and 989 TFLOP/s of an H200, 2,039 GB/s and 312 TFLOP/s of an A100 80GB SXM.
+    """
     h200, a100 = (modelmeter.load_device(name) for name in ("h200", "a100-80gb-sxm"))
     old, new = toy_side("a", device=h200), toy_side("b", device=a100)
     entries = changes(old, new, Metric.TIME)
     assert entries
-    assert {entry.reasons for entry in entries} == {(f"device {h200.name} → {a100.name}",)}
+    assert {entry.reasons for entry in entries} == {
+        (
+            f"device {h200.name} → {a100.name}",
+            "memory bandwidth 4.80 TB/s → 2.04 TB/s",
+            "matrix peak 989 TFLOP/s in bf16 → 312 TFLOP/s in bf16",
+        )
+    }
     assert changes(old, new, Metric.BYTES) == []
 
 
@@ -133,6 +208,19 @@ def test_a_part_of_another_model_is_named(toy: ModuleType, toy_side: MakeSide) -
     model = toy.toy_model()
     other = evolve(model, name="other", leaves=tuple(leaf for leaf in model.leaves if leaf.module != "lm_head"))
     entries = changes(toy_side("a"), toy_side("b", model=other), Metric.FLOPS)
+    (entry,) = [entry for entry in entries if entry.role.name == "head"]
+    assert entry.reasons == ("only in a: `lm_head` (Linear)",)
+
+
+def test_a_part_that_has_nothing_to_do_in_another_model_is_named(toy: ModuleType, toy_side: MakeSide) -> None:
+    """A head that only looks at its rows in another shape has no work: it is as good as not there."""
+    model = toy.toy_model()
+    view = DataMovement(op="view", reads=(), writes=())
+    idle = tuple(
+        evolve(leaf, layer=view, op="aten::view", cost=None, fused_bytes=0) if leaf.module == "lm_head" else leaf
+        for leaf in model.leaves
+    )
+    entries = changes(toy_side("a"), toy_side("b", model=evolve(model, name="other", leaves=idle)), Metric.FLOPS)
     (entry,) = [entry for entry in entries if entry.role.name == "head"]
     assert entry.reasons == ("only in a: `lm_head` (Linear)",)
 

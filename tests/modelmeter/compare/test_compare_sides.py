@@ -68,6 +68,26 @@ def test_rows_add_up_to_the_totals(shipped_sides: dict[str, Side]) -> None:
         assert differences == pytest.approx(changes.difference, rel=1e-9, abs=1e-12)
 
 
+def test_rows_of_aligned_models_add_up_to_the_totals() -> None:
+    """Three models of two packages, whose modules are one row under several ids: each side is whole in every split."""
+    runs = {
+        "deepseek-ocr": [StageRun(stage="prefill", count=1, bindings={"B": 1, "S": 83, "N": 73})],
+        "deepseek-ocr-2": [StageRun(stage="prefill", count=1, bindings={"B": 1, "S": 83, "N": 73})],
+        "qwen3-30b-a3b": [StageRun(stage="prefill", count=1, bindings={"B": 1, "S": 83})],
+    }
+    sides: list[Side] = []
+    for name, stages in runs.items():
+        decode = StageRun(stage="decode", count=9, bindings={"B": 1, "T": 83}, sweep="T")
+        workload = Workload(name=name, items=(WorkloadItem(name="page", documents=1, runs=(*stages, decode)),))
+        model = modelmeter.load(name)
+        sides.append(side_of_report(evaluate(model, workload), label=name, model=model))
+    compared = set_side_by_side(sides)
+    assert any(None not in ids for ids in compared.alignment.renamed.values())
+    for metric, rows in itertools.product(compared.additive, (compared.roles, compared.modules)):
+        for index, totals in enumerate(compared.totals):
+            assert sum(row.figures[index].get(metric, 0) for row in rows) == pytest.approx(totals[metric], rel=1e-12)
+
+
 def test_a_report_has_the_roles_of_its_model(shipped_sides: dict[str, Side]) -> None:
     """A report.json alone, read back, is split as the model is: what ran is enough to tell roles."""
     for variant in ("gundam", "tiny"):
@@ -117,6 +137,25 @@ def test_facts_name_model_and_variant_and_tell_what_differs(toy: ModuleType, toy
     facts = {fact.name: fact for fact in compared.facts}
     assert facts["model"].values == ("toy", "toy")
     assert [name for name, fact in facts.items() if fact.differs] == ["variant: dtype"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "fact", "value"),
+    [
+        ({"experts": "grouped"}, "moe", "grouped"),
+        ({"experts_implementation": "grouped_mm"}, "moe", "grouped"),
+        ({"torch_dtype": "bfloat16"}, "dtype", "bf16"),
+        ({"attn_implementation": "sdpa"}, "attention", "sdpa"),
+        ({"moe": "loop", "experts": "grouped"}, "experts", "grouped"),  # a what-if beside the capture: both stay
+        ({"base_size": "1024"}, "base_size", "1024"),
+    ],
+)
+def test_facts_that_mean_the_same_have_one_name(
+    toy: ModuleType, toy_side: MakeSide, variant: dict[str, str], fact: str, value: str
+) -> None:
+    """Another package's name of a choice is the row that the first package's is in."""
+    side = toy_side("a", model=evolve(toy.toy_model(), variant=variant))
+    assert side.facts[f"variant: {fact}"] == value
 
 
 def test_one_side_is_no_comparison(toy_side: MakeSide) -> None:
