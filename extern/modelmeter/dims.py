@@ -26,6 +26,7 @@ LEGEND: Mapping[str, str] = {
     "V": "local views (crops) per document",
     "H": "rows of the crop grid",
     "W": "columns of the crop grid",
+    "P": "tokens that a decoder starts with",
 }
 """The dims of the shipped models, by name."""
 

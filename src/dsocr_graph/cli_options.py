@@ -87,7 +87,7 @@ def add_capture(add: AddArgument, *, dtype: str | None) -> None:
     ('bf16', None)
     """
     default = "the profile's, else bf16" if dtype is None else dtype
-    add("--dtype", default=dtype, help=f"bf16 or fp32 (default: {default})")
+    add("--dtype", default=dtype, help=f"bf16, fp32, or fp8 where a checkpoint is published in it (default: {default})")
     add("--attention", help="sdpa, eager or flash_attention_2 (default: the model's own, as a rule sdpa)")
 
 

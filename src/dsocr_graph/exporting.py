@@ -1,8 +1,9 @@
-"""Export: one stage of a model through torch.export, at the settings that make it fast; errors name the module."""
+"""Export: one stage of a model through torch.export, at the settings that make it fast."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,8 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.call_sites import CallSites
-from dsocr_graph.errors import CaptureError
+from dsocr_graph.export_errors import FixedDim, explained, nothing_printed, require_inputs
+from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 
 # From so many sizes of one dim on, a symbol for each costs more time than the rest of the export.
@@ -36,8 +38,10 @@ def exported(stage: StageSpec, model: nn.Module) -> Exported:
 
     Raises
     ------
+    ModelInputError
+        When the stage's module is no eager one.
     CaptureError
-        When torch.export cannot; the error names the module and the last operator reached.
+        When the inputs do not fit, or torch.export cannot; the error says why, and where in the model.
 
     Examples
     --------
@@ -46,15 +50,20 @@ def exported(stage: StageSpec, model: nn.Module) -> Exported:
     >>> [node.name for node in exported(stage, module).program.graph.nodes if node.op == "call_function"]
     ['linear']
     """
+    eager(stage.module)
+    require_inputs(stage)
     recorder = CallSites(model, stage.module)
-    with (
-        torch.no_grad(),
-        fx_traceback.preserve_node_meta(),
-        _no_stack_traces(),
-        _shared_symbols(stage),
-        recorder,
-    ):
-        try:
+    fixed: dict[str, FixedDim] = {}
+    try:
+        with (
+            torch.no_grad(),
+            fx_traceback.preserve_node_meta(),
+            _no_stack_traces(),
+            nothing_printed(),
+            _shared_symbols(stage),
+            _noting_fixed_dims(stage, recorder, fixed),
+            recorder,
+        ):
             program = torch.export.export(
                 stage.module,
                 stage.inputs,
@@ -62,21 +71,9 @@ def exported(stage: StageSpec, model: nn.Module) -> Exported:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-        except Exception as error:
-            raise _explained(error, stage, recorder) from error
+    except Exception as error:
+        raise explained(error, stage, recorder, fixed) from error
     return Exported(program=program, held=recorder.held)
-
-
-def _explained(error: Exception, stage: StageSpec, recorder: CallSites) -> CaptureError:
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    where = f"module {recorder.module or '(root)'} ({recorder.class_name}), function {recorder.function}"
-    return CaptureError(
-        f"stage {stage.name!r} cannot be captured by torch.export: {type(error).__name__}: {first.strip()}\n"
-        f"  last operator reached: {recorder.operator} in {where}\n"
-        "  change that module so that no shape or branch depends on tensor values (no .item(), .tolist(), nonzero or "
-        "boolean indexing), or choose an implementation that can be exported; allow a partial model to report the "
-        "other stages"
-    )
 
 
 @contextmanager
@@ -125,6 +122,34 @@ def _shared_symbols(stage: StageSpec) -> Generator[None]:
         yield
     finally:
         environment.create_symbol = original
+
+
+@contextmanager
+def _noting_fixed_dims(stage: StageSpec, sites: CallSites, fixed: dict[str, FixedDim]) -> Generator[None]:
+    """Note each declared dim that the exporter comes to hold for a number, and where; it tells only that it does."""
+    environment: Any = ShapeEnv
+    original = environment._set_replacement
+    declared = _declared_names(stage)
+
+    def set_replacement(self: Any, symbol: Any, target: Any, reason: str) -> None:  # noqa: ANN401 - torch's own
+        original(self, symbol, target, reason)
+        if not target.is_number:
+            return
+        for source in self.var_to_sources.get(symbol, ()):
+            name = self._debug_name(source)
+            if name in declared and name not in fixed:
+                fixed[name] = FixedDim(size=int(target), site=sites.outside(inspect.currentframe()))
+
+    environment._set_replacement = set_replacement
+    try:
+        yield
+    finally:
+        environment._set_replacement = original
+
+
+def _declared_names(stage: StageSpec) -> frozenset[str]:
+    leaves = declared_leaves(stage.dynamic_shapes)
+    return frozenset(dim.__name__ for declared in leaves for dim in (declared or {}).values() if isinstance(dim, Dim))
 
 
 def _sizes_to_share(stage: StageSpec) -> frozenset[int]:

@@ -24,6 +24,8 @@ _CODE = {
         "emit/onnx_graph.py",
         "ir.py",
         "tracing.py",
+        "reading.py",
+        "torch_terms.py",
         "call_sites.py",
         "exporting.py",
         "scopes.py",

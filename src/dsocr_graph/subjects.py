@@ -51,7 +51,7 @@ def subject_of(
     TrustedCodeError
         When code that is trusted is not there, or cannot be imported.
     ModelInputError
-        When inputs or dims do not fit the module.
+        When the model is no eager module, or inputs or dims do not fit it.
     OptionError
         When a module comes without inputs, inputs without a module, or trust without a configuration.
 
@@ -62,11 +62,13 @@ def subject_of(
     """
     if not isinstance(model, str | Path):
         _require_no_trust(type(model).__name__, trust_remote_code)
+        from dsocr_graph.models.eager import eager
         from dsocr_graph.models.user_model import user_model
 
+        module = eager(model)
         if inputs is None:
             raise OptionError(f"a {type(model).__name__} is analyzed with example inputs; give inputs")
-        return user_model(model, inputs, dims=dims)
+        return user_model(module, inputs, dims=dims)
     if inputs is not None or dims is not None:
         raise OptionError(f"inputs and dims belong to a module; model {str(model)!r} brings its own, leave them out")
     if _names_factory(model):

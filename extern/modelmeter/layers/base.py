@@ -18,7 +18,8 @@ from modelmeter.dtypes import DType
 from modelmeter.errors import DimError, UnboundDimError
 
 NOT_CAPTURED: Mapping[str, bool] = MappingProxyType({"not_captured": True})
-"""Metadata of a field that only a what-if sets; a layer is stored without it where it is None."""
+"""Metadata of a field that is None in a layer as captured, unless its model is quantised, and that a what-if sets; a
+layer is stored without it where it is None."""
 
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 

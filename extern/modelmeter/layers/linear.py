@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrs import field, frozen
+from attrs import converters, field, frozen
 
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, settle, total
 from modelmeter.dtypes import DType
 from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim, bytes_of
-from modelmeter.layers.weight_format import WeightFormat, stored_as
+from modelmeter.layers.weight_format import WeightFormat, row_scale_bytes, stored_as
 
 
 @frozen(kw_only=True)
@@ -36,6 +36,8 @@ class Linear(BaseLayer):
         How w and b are stored; in `dtype` when None.
     out_dtype : DType or None
         Type of y; `dtype` when None.
+    input_group_size : Dim or None
+        Elements of a row of x that share a scale in fp32, which is read beside x; None for no scales.
 
     Examples
     --------
@@ -53,6 +55,9 @@ class Linear(BaseLayer):
     dtype: DType
     weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
     out_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
+    input_group_size: Dim | None = field(
+        default=None, converter=converters.optional(as_dim), metadata=NOT_CAPTURED
+    )  # elements
 
     def matmul_flops(self) -> Dim:
         """2*rows*in*out. Unit: FLOPs."""
@@ -71,7 +76,7 @@ class Linear(BaseLayer):
         """x, w and b read once, y written once."""
         return Traffic(
             weights_read=self.weight_bytes(),
-            activations_read=product((self.rows, self.in_features, self.dtype.itemsize)),
+            activations_read=_input_bytes(self),
             written=product((self.rows, self.out_features, (self.out_dtype or self.dtype).itemsize)),
         )
 
@@ -119,6 +124,8 @@ class GroupedLinear(BaseLayer):
         How w is stored; in `dtype` when None.
     out_dtype : DType or None
         Type of y; `dtype` when None.
+    input_group_size : Dim or None
+        Elements of a row of x that share a scale in fp32, which is read beside x; None for no scales.
 
     Examples
     --------
@@ -139,6 +146,9 @@ class GroupedLinear(BaseLayer):
     dtype: DType
     weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
     out_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
+    input_group_size: Dim | None = field(
+        default=None, converter=converters.optional(as_dim), metadata=NOT_CAPTURED
+    )  # elements
 
     def matmul_flops(self) -> Dim:
         """2*rows*in*out. Unit: FLOPs."""
@@ -152,7 +162,7 @@ class GroupedLinear(BaseLayer):
         """x, the offsets and the active experts' w read once, y written once."""
         return Traffic(
             weights_read=product((settle(self.active_experts), self._expert_bytes())),
-            activations_read=total((self._input_bytes(), self._offsets().bytes)),
+            activations_read=total((_input_bytes(self), self._offsets().bytes)),
             written=self._output_bytes(),
         )
 
@@ -161,19 +171,22 @@ class GroupedLinear(BaseLayer):
         return Traffic(
             weights_read=self.traffic().weights_read,
             activations_read=total(
-                (product((2, self._output_bytes())), self._input_bytes(), product((2, self._offsets().bytes)))
+                (product((2, self._output_bytes())), _input_bytes(self), product((2, self._offsets().bytes)))
             ),
-            written=total((self._input_bytes(), self.weight_bytes())),
+            written=total((_input_bytes(self), self.weight_bytes())),
         )
 
     def _expert_bytes(self) -> Dim:
         return stored_as(self.weights, self.dtype).matrix_bytes(rows=self.out_features, width=self.in_features)
-
-    def _input_bytes(self) -> Dim:
-        return product((self.rows, self.in_features, self.dtype.itemsize))
 
     def _output_bytes(self) -> Dim:
         return product((self.rows, self.out_features, (self.out_dtype or self.dtype).itemsize))
 
     def _offsets(self) -> Operand:
         return Operand(elements=self.experts, dtype=DType.INT32)
+
+
+def _input_bytes(layer: Linear | GroupedLinear) -> Dim:
+    """Return the bytes of x and its scales."""
+    scales = row_scale_bytes(rows=layer.rows, width=layer.in_features, group_size=layer.input_group_size)
+    return total((product((layer.rows, layer.in_features, layer.dtype.itemsize)), scales))

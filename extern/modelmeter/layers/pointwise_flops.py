@@ -75,6 +75,7 @@ POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
         "norm_shift": _row(1, "add the bias of a norm"),
         "norm_scale_backward": _row(3, "scale the gradient 1, the weight's gradient: multiply, sum"),
         "norm_shift_backward": _row(1, "the bias's gradient: sum"),
+        "quantize": _row(3, "x / (max|x| / 448) of a block: absolute value, running maximum, divide"),
         # attention scores, per entry of the [query, key] matrix
         "attention_score": _row(6, "scale 1, softmax 5"),
         "attention_mask": _row(1, "add the mask"),

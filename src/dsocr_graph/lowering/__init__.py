@@ -12,6 +12,7 @@ _FAMILIES = (
     "checks",
     "conv3d",
     "convolution",
+    "fp8",
     "indexing",
     "interpolation",
     "layouts",

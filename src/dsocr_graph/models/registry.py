@@ -203,7 +203,7 @@ def transformers_model(model: TransformersModel) -> NamedModel:
         source=model.source,
         variant=lambda profile, attention: TransformersVariant(dtype=profile.dtype, attention=attention),
         workload=lambda profile: _requests_workload(model, profile),
-        limits=_position_limits(_positions(model.settings)),
+        limits=_position_limits(_positions(model.bounds)),
         attention=model.attention,
         config=model.config,
         build=model.build,

@@ -12,16 +12,14 @@ from typing import Any, cast
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
-from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.errors import FactoryError, ModelInputError
+from dsocr_graph.models.declared_dims import dynamic_shapes
+from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-LARGEST_SIZE = 131_072
-"""The largest size of a dim that is captured; a bound keeps the exporter's arithmetic in 64 bits."""
 
 STAGE = "forward"
 """Name of the only stage of a model that is given with one set of inputs."""
@@ -68,7 +66,8 @@ def user_model(module: nn.Module, inputs: object, *, dims: object = None, name: 
     inputs : Tensor, sequence or mapping
         Example inputs of its `forward`: one tensor, the arguments in order, or by name. Tensors may be on `meta`.
     dims : mapping or sequence, optional
-        Which axes stay symbolic, and the name of each: ``{"x": {0: "B"}}`` by the argument's name, or in order.
+        Which axes stay symbolic, and the name of each: ``{"x": {0: "B"}}`` by the argument's name, or in order. A
+        `torch.export.Dim` in the place of a name says how far a size may go, where the model bounds it.
         Without, all sizes are those of the example.
     name : str, optional
         Name in reports; the class's name by default.
@@ -76,7 +75,7 @@ def user_model(module: nn.Module, inputs: object, *, dims: object = None, name: 
     Raises
     ------
     ModelInputError
-        When inputs or dims do not fit `forward`.
+        When the module is no eager one, or inputs or dims do not fit its `forward`.
 
     Examples
     --------
@@ -112,11 +111,10 @@ def stage_of(
     >>> stage.name, stage.inputs[0].shape
     ('encode', torch.Size([3, 4]))
     """
+    eager(module)
     arguments = _arguments(module, inputs)
     names = _names(module, len(arguments))
-    declared = _declared(dims, names)
-    known: dict[str, Dim] = {}
-    shapes = [_shapes(value, spec, label, known) for value, spec, label in zip(arguments, declared, names, strict=True)]
+    shapes = dynamic_shapes(dims, dict(zip(names, arguments, strict=True)))
     rest = next((at for at, one in enumerate(_parameters(module)) if one.kind is one.VAR_POSITIONAL), len(shapes))
     if rest < len(shapes):  # torch.export takes those of `*arguments` as one entry
         shapes[rest:] = [tuple(shapes[rest:])]
@@ -250,88 +248,6 @@ def _named_arguments(module: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any,
         )
     last = max((index for index, name in enumerate(bound.arguments) if name in inputs), default=-1)
     return bound.args[: last + 1]
-
-
-def _declared(dims: object, names: Sequence[str]) -> tuple[Any, ...]:
-    """Return what is declared for each argument, in order."""
-    if dims is None:
-        return (None,) * len(names)
-    if isinstance(dims, Mapping):
-        by_name = cast("Mapping[str, Any]", dims)
-        unknown = [name for name in by_name if name not in names]
-        if unknown:
-            raise ModelInputError(
-                f"dims are declared for {', '.join(map(str, unknown))}, which is no input; the inputs are "
-                f"{', '.join(names)}"
-            )
-        return tuple(by_name.get(name) for name in names)
-    if isinstance(dims, Sequence) and not isinstance(dims, str):
-        listed = tuple(cast("Sequence[Any]", dims))
-        if len(listed) == len(names):
-            return listed
-        raise ModelInputError(
-            f"dims are declared for {len(listed)} inputs of {len(names)}; write None where there are none"
-        )
-    raise ModelInputError(
-        f"dims are a {type(dims).__name__}; give a mapping such as {{'x': {{0: 'B'}}}}, or one entry per input"
-    )
-
-
-def _shapes(value: object, spec: object, name: str, known: dict[str, Dim]) -> Any:  # noqa: ANN401 - what torch.export takes
-    """Return what `torch.export` takes as the dynamic shapes of one input, whatever tensors it holds."""
-    if isinstance(value, Tensor):
-        return _tensor_shape(value, spec, name, known) if spec is not None else None
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[Any, object]", value)
-        inner = _inner_dims(entries, spec, name)
-        return {key: _shapes(item, inner.get(key), f"{name}[{key!r}]", known) for key, item in entries.items()}
-    if isinstance(value, list | tuple):
-        items = cast("Sequence[object]", value)
-        specs = cast("Sequence[object]", spec) if isinstance(spec, list | tuple) else (spec,) * len(items)
-        if len(specs) != len(items):
-            raise ModelInputError(f"dims of {name} have {len(specs)} entries for {len(items)} tensors")
-        shapes = [
-            _shapes(item, one, f"{name}[{index}]", known)
-            for index, (item, one) in enumerate(zip(items, specs, strict=True))
-        ]
-        return shapes if isinstance(value, list) else tuple(shapes)  # torch.export wants the same container
-    if spec is not None:
-        raise ModelInputError(f"dims are declared for {name}, which is a {type(value).__name__} and no tensor")
-    return None
-
-
-def _inner_dims(entries: Mapping[Any, object], spec: object, name: str) -> Mapping[Any, object]:
-    """Return what is declared for the entries of a mapping, by key."""
-    if spec is None:
-        return {}
-    declared = cast("Mapping[Any, object]", spec) if isinstance(spec, Mapping) else None
-    if declared is None or set(declared) - set(entries):
-        raise ModelInputError(
-            f"dims of {name} are {spec!r}; write a mapping whose keys are among those of the input, "
-            f"{', '.join(map(repr, entries))}"
-        )
-    return declared
-
-
-def _tensor_shape(tensor: Tensor, spec: object, name: str, known: dict[str, Dim]) -> dict[int, Dim]:
-    if not isinstance(spec, Mapping):
-        raise ModelInputError(f"dims of {name} are {spec!r}; write a mapping from axis to name, such as {{0: 'B'}}")
-    shape: dict[int, Dim] = {}
-    for axis, label in cast("Mapping[object, object]", spec).items():
-        if not isinstance(axis, int) or not -tensor.dim() <= axis < tensor.dim():
-            raise ModelInputError(f"dims of {name} name axis {axis!r}; it has {tensor.dim()} axes, counted from 0")
-        if not isinstance(label, str) or not label.isidentifier():
-            raise ModelInputError(f"axis {axis} of {name} is called {label!r}; a dim's name is a word, such as 'B'")
-        size = tensor.shape[axis]
-        if size < 2:
-            raise ModelInputError(
-                f"dim {label!r} has size {size} in the example input {name}; torch.export takes a size below 2 for a "
-                "constant, so give an example of 2 or more"
-            )
-        if axis % tensor.dim() in shape:
-            raise ModelInputError(f"dims of {name} name axis {axis % tensor.dim()} twice; name it once")
-        shape[axis % tensor.dim()] = known.setdefault(label, Dim(label, min=1, max=LARGEST_SIZE))
-    return shape
 
 
 def _sizes(stage: StageSpec) -> dict[str, int]:

@@ -35,6 +35,8 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     DType.FP32: torch.float32,
     DType.BF16: torch.bfloat16,
     DType.FP16: torch.float16,
+    DType.FP8_E4M3: torch.float8_e4m3fn,
+    DType.FP8_E5M2: torch.float8_e5m2,
     DType.INT64: torch.int64,
     DType.INT32: torch.int32,
     DType.INT16: torch.int16,
@@ -42,7 +44,9 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     DType.UINT8: torch.uint8,
     DType.BOOL: torch.bool,
 }
-"""The types that operands can be made of."""
+"""The types that torch has tensors of."""
+_DRAWN = tuple(dtype for dtype in TORCH_DTYPES if dtype not in {DType.FP8_E4M3, DType.FP8_E5M2})
+"""The types that operands can be made of: torch draws no random numbers in fp8."""
 
 
 class OperandMaker:
@@ -295,10 +299,10 @@ def _floating(call: PlannedCall) -> dict[Place, TensorArgument]:
 
 def _check_types(call: PlannedCall) -> None:
     for tensor in call.signature.tensors:
-        if tensor.dtype not in TORCH_DTYPES:
+        if tensor.dtype not in _DRAWN:
             raise OperandError(
                 f"{call.signature.text} takes {tensor.dtype.value}, which operands cannot be made of; known are "
-                f"{', '.join(known.value for known in TORCH_DTYPES)}. Calibrate a variant of another type"
+                f"{', '.join(known.value for known in _DRAWN)}. Calibrate a variant of another type"
             )
 
 

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from dsocr_graph.errors import CaptureError, FactoryError, ModelInputError
 from dsocr_graph.lowering import lower
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.models.user_model import load_factory, stage_of, user_model
 from dsocr_graph.scopes import group_by_module
+from dsocr_graph.subjects import points_workload
+from dsocr_graph.timing.plan import parse_point
 from dsocr_graph.tracing import capture
 from modelmeter import AnalyticModel
-from modelmeter.evaluate import evaluate_stage
+from modelmeter.evaluate import evaluate, evaluate_stage
+from modelmeter.serialize import model_from_bytes, model_to_json
 
 
 class Scaled(nn.Module):
@@ -118,7 +122,13 @@ def test_variable_arguments_are_captured() -> None:
         ([torch.empty(2, 3, 4)], {"y": {0: "B"}}, "dims are declared for y, which is no input; the inputs are x"),
         ([torch.empty(2, 3, 4)], [{0: "B"}, None], "dims are declared for 2 inputs of 1"),
         ([torch.empty(2, 3, 4)], {"x": {3: "B"}}, "dims of x name axis 3; it has 3 axes"),
-        ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "a dim's name is a word"),
+        ([torch.empty(2, 3, 4)], {"x": {0: 2}}, "a dim's name is a word"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "the dim of axis 0 of x: '2B' cannot name a dim"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "lambda"}}, "'lambda' cannot name a dim: .* no Python keyword"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "Max"}}, "'Max' cannot name a dim: .*none of .*'Max'"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "_B"}}, "'_B' cannot name a dim: .*starts with a letter"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "B", 1: "B"}}, "'B' has size 2 in the example input x and 3 in x"),
+        ([torch.empty(2, 3, 4), 1.0, ()], {"extras": {0: "B"}}, "declared for extras, which is empty in the example"),
         ([torch.empty(2, 3, 4)], {"x": {0: "A", -3: "B"}}, "dims of x name axis 0 twice"),
         ([torch.empty(2, 3, 4)], {"x": "B"}, "write a mapping from axis to name"),
         ([torch.empty(1, 3, 4)], {"x": {0: "B"}}, "dim 'B' has size 1 .*give an example of 2 or more"),
@@ -136,6 +146,52 @@ def test_inputs_and_dims_that_do_not_fit_are_refused(inputs: object, dims: objec
     """The message names the argument and what fits."""
     with pytest.raises(ModelInputError, match=message):
         user_model(Scaled(), inputs, dims=dims)
+
+
+@pytest.mark.parametrize("name", ["S", "N", "E", "I", "Q", "O", "pi", "oo", "beta", "zeta", "gamma", "test", "stage"])
+def test_a_dim_may_be_called_what_sympy_has_a_meaning_for(name: str) -> None:
+    """A name is never read as sympy's constants and functions: 2 x 4 x 2 FLOPs a row, whatever rows are called."""
+    model = user_model(nn.Linear(4, 2), torch.empty(3, 4), dims={"input": {0: name}})
+    analytic = model_from_bytes(model_to_json(compiled(model.module, *model.stages)).encode(), source="the test")
+    (stage,) = analytic.stages
+    assert stage.dims == (name,)
+    point = parse_point(f"forward:{name}=10")
+    workload = points_workload([point])
+    assert evaluate(analytic, workload).total.total.cost.matmul_flops == 2 * 4 * 2 * 10
+
+
+def test_a_dim_that_the_model_bounds_is_given_with_its_bound() -> None:
+    """A table of 16 positions, cut to the length of the input: S may be 16 at most, which a plain name does not say."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.table[: x.shape[0]]
+
+    bounded, plain = (user_model(Positions(), torch.empty(5), dims=[{0: S}]) for S in (Dim("S", min=1, max=16), "S"))
+    assert evaluate_stage(compiled(bounded.module, *bounded.stages), "forward", S=9).total.cost.vector_flops == 9
+    with pytest.raises(CaptureError, match=r"(?s)S = Dim\('S', max=16\).*torch.export.Dim\(NAME, max=SIZE\)"):
+        compiled(plain.module, *plain.stages)
+
+
+def test_a_dim_that_no_operator_reads_is_a_dim_all_the_same() -> None:
+    """The second input is not used: its rows cost nothing, and a point names them or not as it names others."""
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.linear(x)
+
+    model = user_model(First(), [torch.empty(3, 4), torch.empty(5, 4)], dims=[{0: "B"}, {0: "C"}])
+    analytic = compiled(model.module, *model.stages)
+    assert analytic.stage("forward").dims == ("B", "C")
+    assert evaluate_stage(analytic, "forward", B=10, C=7).total.cost.matmul_flops == 2 * 4 * 2 * 10
 
 
 def test_arguments_by_keyword_only_are_refused() -> None:

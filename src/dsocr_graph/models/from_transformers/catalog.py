@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen
 
 from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
-from dsocr_graph.models.from_transformers.configuration import read_settings, transformers_config
+from dsocr_graph.models.from_transformers.configuration import (
+    positions_of,
+    read_settings,
+    transformers_config,
+    with_positions,
+)
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.shorten import shortened
 from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
@@ -43,7 +48,13 @@ class TransformersModel:
     settings: Mapping[str, Any] = field(repr=False)  # the configuration file as it stands
     family: Family
     attention: str = "sdpa"  # what is captured unless told otherwise: the best implementation that its classes have
+    positions: Mapping[str, Any] = field(factory=dict)  # by the configuration class; none: as the settings state them
     code: TrustedCode | None = None  # beside the configuration; None: transformers' own
+
+    @property
+    def bounds(self) -> Mapping[str, Any]:
+        """The settings, with the positions that bound a run also where the file leaves them to the class."""
+        return with_positions(self.settings, self.positions)
 
     def config(self, variant: TransformersVariant) -> Mapping[str, object]:
         """Return what decides the cost beside the variant; part of the cache key."""
@@ -60,17 +71,15 @@ class TransformersModel:
         TrustedCodeError
             When code beside the configuration cannot be imported.
         CaptureError
-            When such code does not run as its family does.
+            When its code does not run as its family does.
         """
         from dsocr_graph.models.from_transformers.families import class_of, trusted_family_of
         from dsocr_graph.models.from_transformers.load import meta_model
         from dsocr_graph.models.from_transformers.misfits import misfits_explained
 
         config = transformers_config(self.settings, source=self.source, code=self.code)
-        if self.code is None:
-            model = meta_model(config, class_of(self.family, config), variant)
-            return model, self.family.stages(model, config, variant)
-        model = meta_model(config, trusted_family_of(self.code)[1], variant)
+        built = class_of(self.family, config) if self.code is None else trusted_family_of(self.code)[1]
+        model = meta_model(config, built, variant)
         with misfits_explained(model, self.family.description):
             return model, self.family.stages(model, config, variant)
 
@@ -96,7 +105,7 @@ class TransformersModel:
         WorkloadError
             When the model cannot do what is asked.
         """
-        return self.family.runs(self.settings, request)
+        return self.family.runs(self.bounds, request)
 
 
 def model_from_config(
@@ -135,16 +144,19 @@ def model_from_config(
     settings = read_settings(path)
     code = _trusted(settings, Path(path), progress) if trust_remote_code else None
     if code is None:
-        family, class_name = family_of(transformers_config(settings, source=str(path)))
-        built = model_class(class_name)
+        config = transformers_config(settings, source=str(path))
+        family, class_name = family_of(config)
+        built, positions = model_class(class_name), positions_of(config)
     else:
         family, built = trusted_family_of(code)
+        positions = {}
     return TransformersModel(
         name=name or _default_name(Path(path)),
         description=f"{built.__name__} of a configuration file{' and the code beside it' if code else ''}",
         source=str(path),
         settings=settings,
         family=family,
+        positions=positions,
         attention="sdpa" if getattr(built, "_supports_sdpa", False) else "eager",
         code=code,
     )
@@ -190,8 +202,8 @@ CATALOG: Mapping[str, TransformersModel] = {
             causal_lm.FAMILY,
             description="DeepSeek-V3, 671B: 61 layers, 58 with 256 experts, 8 for each token; latent attention as "
             "transformers runs it: a step expands the latents of all cached tokens",
-            source="deepseek-ai/DeepSeek-V3: config.json, without its fp8 quantization and without the module that "
-            "predicts a second token",
+            source="deepseek-ai/DeepSeek-V3: config.json, in blocks of fp8 as published with dtype fp8 alone; without "
+            "the module that predicts a second token",
         ),
         _shipped(
             "deepseek-ocr-2",

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
+from dsocr_graph.models.from_transformers.text_encoder import reads_both_ways
+from dsocr_graph.models.from_transformers.text_read import tokens_read
 from dsocr_graph.workloads.errors import ContextTooLongError
-from dsocr_graph.workloads.request import InvalidRequestError, Request, generation_runs
+from dsocr_graph.workloads.request import Request, generation_runs
 from modelmeter.workload import Fact, WorkloadItem
 
 if TYPE_CHECKING:
@@ -40,17 +42,12 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     >>> [(run.stage, run.count, run.bindings) for run in item.runs]
     [('prefill', 1, {'B': 1, 'S': 512}), ('decode', 2, {'B': 1, 'T': 512})]
     """
-    context = request.prompt_tokens + len(request.images) * request.page_text_tokens
-    if context == 0:
-        raise InvalidRequestError(
-            f"request {request.name!r} gives a language model nothing to read; give prompt_tokens, or images and "
-            "page_text_tokens"
-        )
+    context = tokens_read(request, "a language model")
     longest = settings.get("max_position_embeddings")
     if isinstance(longest, int) and context + request.new_tokens > longest:
         raise ContextTooLongError(
             f"request {request.name!r} takes {context:,} tokens of context and {request.new_tokens:,} new ones; the "
-            f"model has {longest:,} positions. Ask for fewer"
+            f"model has {longest:,} positions. Ask for fewer, or give the sizes as points"
         )
     return WorkloadItem(
         name=request.name,
@@ -58,6 +55,11 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
         runs=generation_runs(request.batch, context, request.new_tokens),
         facts={"context_tokens": context, "new_tokens": request.new_tokens, "batch": request.batch} | _ignored(request),
     )
+
+
+def takes(config: PreTrainedConfig, class_name: str) -> bool:
+    """Whether a model writes token by token: one that reads both ways keeps no keys and values to go on from."""
+    return not reads_both_ways(config)
 
 
 def _ignored(request: Request) -> dict[str, Fact]:
@@ -72,8 +74,9 @@ def _ignored(request: Request) -> dict[str, Fact]:
 FAMILY = Family(
     name="causal_lm",
     description="decoder-only language models",
-    mapping="MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    mappings=("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",),
     main_input="input_ids",
     stages=stages,
     runs=runs,
+    takes=takes,
 )

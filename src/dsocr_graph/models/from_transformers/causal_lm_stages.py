@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dsocr_graph.errors import ModelConfigError
 from dsocr_graph.models.from_transformers.cache import (
     CacheLayout,
     cache_tensors,
@@ -130,9 +131,21 @@ def language_inputs(
 
 
 def cache_layout(model: PreTrainedModel) -> CacheLayout:
-    """Return what a model caches, found by running it on two tokens; on `meta` that computes nothing."""
+    """Return what a model caches, found by running it on two tokens; on `meta` that computes nothing.
+
+    Raises
+    ------
+    ModelConfigError
+        When it caches nothing, or something else than keys and values.
+    """
     cache = empty_cache(model.config)
     ids = torch.zeros(1, 2, dtype=torch.int64, device=model.device)
     with torch.no_grad(), masks_as_run():
         model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return CacheLayout.of(cache)
+    layout = CacheLayout.of(cache)
+    if not layout.tensors:
+        raise ModelConfigError(
+            f"{type(model).__name__} caches no keys and values, so that it has no decode step; give the configuration "
+            "of a model that does, such as one with is_decoder, or a factory of your own"
+        )
+    return layout

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CONFIG_FILE = "config.json"
+_TEXT = "text_config"  # of a model of several parts, the one that writes
+_POSITIONS = ("max_position_embeddings", "max_source_positions", "max_target_positions")
 LARGEST_FILE = 16 << 20  # bytes; published configurations take a few kilobytes
 
 
@@ -121,6 +123,37 @@ def transformers_config(
             f"{source} is no {model_type} that transformers {metadata.version('transformers')} can read: "
             f"{type(error).__name__}: {' '.join(str(error).split())}; correct that setting"
         ) from error
+
+
+def positions_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return how many positions the parts of a model have, under the names that settings have them by.
+
+    A configuration class fills in what a file leaves out, and knows other names, such as `n_positions`.
+
+    Examples
+    --------
+    >>> positions_of(transformers_config({"model_type": "gpt2"}))
+    {'max_position_embeddings': 1024}
+    """
+    found = {name: value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)}
+    text: Any = getattr(config, _TEXT, None)
+    return found if text is None else {**found, _TEXT: positions_of(text)}
+
+
+def with_positions(settings: Mapping[str, Any], positions: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that state the positions of `positions_of`.
+
+    Examples
+    --------
+    >>> with_positions({"text_config": {"hidden_size": 64}}, {"text_config": {"max_position_embeddings": 512}})
+    {'text_config': {'hidden_size': 64, 'max_position_embeddings': 512}}
+    """
+    inner = {
+        name: with_positions(settings.get(name) or {}, cast("Mapping[str, Any]", value))
+        for name, value in positions.items()
+        if isinstance(value, Mapping)
+    }
+    return {**settings, **positions, **inner}
 
 
 def _unknown_type(settings: Mapping[str, Any], model_type: str, source: str, known: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -20,11 +21,21 @@ def register_experts() -> None:
     ExpertsInterface.register(IMPLEMENTATION, grouped_experts)
 
 
+ProductOf = Callable[[Any, str], Callable[..., Tensor]]
+"""``(module, name of its weight) -> what multiplies rows by it``, called as `grouped_linear` is."""
+
+
+def _plain_product(module: object, name: str) -> Callable[..., Tensor]:
+    return grouped_linear
+
+
 def grouped_experts(
     self: Any,  # noqa: ANN401 - transformers has no class for it
     hidden_states: Tensor,
     top_k_index: Tensor,
     top_k_weights: Tensor,
+    *,
+    product_of: ProductOf = _plain_product,
 ) -> Tensor:
     """Run the experts of a transformers module in two grouped products; equal in result to its own loop.
 
@@ -41,7 +52,7 @@ def grouped_experts(
     def product(rows: Tensor, name: str) -> Tensor:
         weight = getattr(self, name)
         weight = weight.transpose(1, 2) if self.is_transposed else weight
-        result = grouped_linear(rows, weight, offsets, experts_per_token=per_token)
+        result = product_of(self, name)(rows, weight, offsets, experts_per_token=per_token)
         return result if experts is None else result + getattr(self, f"{name}_bias")[experts]
 
     inner = self._apply_gate(product(rows, "gate_up_proj")) if self.has_gate else self.act_fn(product(rows, "up_proj"))

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from dsocr_graph.errors import ModelConfigError
-from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
+from dsocr_graph.models.from_transformers import (
+    causal_lm,
+    image_encoder,
+    image_text,
+    speech,
+    text_encoder,
+    text_to_text,
+)
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
 
@@ -17,6 +25,8 @@ FAMILIES: tuple[Family, ...] = (
     # The first that fits wins: the narrower mapping comes first.
     image_text.FAMILY,
     speech.FAMILY,
+    text_to_text.FAMILY,
+    text_encoder.FAMILY,
     causal_lm.FAMILY,
     image_encoder.FAMILY,
 )
@@ -26,7 +36,7 @@ def family_of(config: PreTrainedConfig) -> tuple[Family, str]:
     """Return the family of a configuration and the name of the class to build.
 
     A family takes a configuration when transformers maps its model_type to a class of the family that the
-    configuration's `architectures` name; without `architectures`, the mapping alone decides.
+    configuration's `architectures` name; without `architectures`, the mappings alone decide.
 
     Raises
     ------
@@ -91,30 +101,41 @@ def _auto_class(family: Family) -> str:
     """Return the class of transformers that builds models of a family; AutoModel where there is none for it alone."""
     from transformers.models.auto import modeling_auto
 
-    mapping = getattr(modeling_auto, family.mapping.removesuffix("_NAMES"))
+    mapping = getattr(modeling_auto, family.mappings[0].removesuffix("_NAMES"))
     classes = {name: each for name, each in vars(modeling_auto).items() if name.startswith("AutoModel")}
     return next((name for name, each in classes.items() if each._model_mapping is mapping), "AutoModel")
 
 
 def _refusal(config: PreTrainedConfig, tried: tuple[Family, ...]) -> str:
     known = "; ".join(f"{family.name} ({family.description})" for family in tried)
+    offered = "; ".join(
+        f"{family.name} by {', '.join(names)}" for family in tried if (names := tuple(_classes(family, config)))
+    )
+    remedy = (
+        f"Its model_type does: {offered}. Name one of these classes in architectures, or give"
+        if offered
+        else "No class of its model_type does; give"
+    )
     return (
         f"a configuration of model_type {config.model_type!r} with architectures {config.architectures or []} belongs "
-        f"to none of these families: {known}. Name one of transformers' classes for such a task in architectures, or "
-        "give a factory of your own"
+        f"to none of these families: {known}. {remedy} a factory of your own, as package.module:function"
     )
 
 
 def _class_in(family: Family, config: PreTrainedConfig) -> str | None:
+    named = config.architectures
+    return next((name for name in _classes(family, config) if not named or name in named), None)
+
+
+def _classes(family: Family, config: PreTrainedConfig) -> Iterator[str]:
+    """Yield the classes of a configuration's model_type that a family runs, each once."""
     from transformers.models.auto import modeling_auto
 
     from dsocr_graph.models.from_transformers.load import model_class
 
-    mappings: Any = modeling_auto
-    mapped = getattr(mappings, family.mapping).get(config.model_type, ())
-    candidates = (mapped,) if isinstance(mapped, str) else tuple(mapped)
-    for name in candidates:
-        named = not config.architectures or name in config.architectures
-        if named and getattr(model_class(name), "main_input_name", None) == family.main_input:
-            return name
-    return None
+    mapped = [getattr(modeling_auto, mapping).get(config.model_type, ()) for mapping in family.mappings]
+    names = [name for entry in mapped for name in ((entry,) if isinstance(entry, str) else entry)]
+    for name in dict.fromkeys(names):
+        fits = getattr(model_class(name), "main_input_name", None) == family.main_input
+        if fits and family.takes(config, name):
+            yield name

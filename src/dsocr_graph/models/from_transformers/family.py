@@ -23,24 +23,27 @@ class Family:
 
     Attributes
     ----------
-    mapping : str
-        The mapping of transformers' `modeling_auto` whose classes form the family, such as
-        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES".
+    mappings : tuple of str
+        The mappings of transformers' `modeling_auto` whose classes form the family, such as
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"; what comes first is built where a configuration names no class.
     main_input : str
         `main_input_name` of those classes, such as "input_ids".
     stages : callable
         (module on `meta`, transformers config, variant) to the stages to capture; needs torch.
     runs : callable
-        (settings of the config file as they stand there, request) to what runs. Needs neither torch nor
-        transformers, so that a model that is compiled already is evaluated without them.
+        (settings of the config file, with the positions that its class has by default; request) to what runs. Needs
+        neither torch nor transformers, so that a model that is compiled already is evaluated without them.
+    takes : callable
+        (transformers config, name of a class of the mappings) to whether the family runs that class; all by default.
     fit : callable
         (settings, stage, random inputs in order) to inputs that a real run takes, where not any will do; needs torch.
     """
 
     name: str
     description: str
-    mapping: str
+    mappings: tuple[str, ...]
     main_input: str
     stages: Callable[[PreTrainedModel, PreTrainedConfig, TransformersVariant], tuple[StageSpec, ...]]
     runs: Callable[[Mapping[str, Any], Request], WorkloadItem]
+    takes: Callable[[PreTrainedConfig, str], bool] = lambda config, class_name: True
     fit: Callable[[Mapping[str, Any], str, Sequence[Tensor]], list[Tensor]] = lambda settings, stage, inputs: [*inputs]

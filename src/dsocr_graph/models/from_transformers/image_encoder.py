@@ -68,7 +68,11 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
 FAMILY = Family(
     name="image_encoder",
     description="encoders of images",
-    mapping="MODEL_FOR_IMAGE_MAPPING_NAMES",
+    mappings=(
+        "MODEL_FOR_IMAGE_MAPPING_NAMES",
+        "MODEL_MAPPING_NAMES",
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    ),
     main_input="pixel_values",
     stages=stages,
     runs=runs,

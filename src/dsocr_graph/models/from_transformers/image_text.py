@@ -115,7 +115,7 @@ def _check_length(settings: Mapping[str, Any], request: Request, context: int) -
 FAMILY = Family(
     name="image_text",
     description="models that read images and write text",
-    mapping="MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    mappings=("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",),
     main_input="input_ids",
     stages=stages,
     runs=runs,

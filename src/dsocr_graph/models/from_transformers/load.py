@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,15 @@ from torch import nn
 
 from dsocr_graph.errors import ModelConfigError
 from dsocr_graph.models.from_transformers.experts import IMPLEMENTATION, register_experts
+from dsocr_graph.models.from_transformers.variant import FP8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from dsocr_graph.models.from_transformers.variant import TransformersVariant
 
-TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, FP8: torch.bfloat16}
+"""By the dtype of a variant, the type of what is not quantised."""
 _EXPERTS = {"grouped": IMPLEMENTATION}
 
 
@@ -67,7 +71,8 @@ def meta_model(
     Raises
     ------
     ModelConfigError
-        When transformers has no such class, or cannot build it from this configuration.
+        When transformers has no such class, or cannot build it from this configuration; when the dtype is "fp8" and
+        the configuration is of no checkpoint in blocks of fp8.
 
     Examples
     --------
@@ -79,6 +84,7 @@ def meta_model(
     (torch.Size([151936, 4096]), torch.bfloat16, 'meta')
     """
     model_type: Any = model_class(built) if isinstance(built, str) else built
+    quantize = _quantization(config) if variant.dtype == FP8 else None
     register_experts()
     dtype = TORCH_DTYPES[variant.dtype]
     try:
@@ -95,7 +101,16 @@ def meta_model(
             f"configuration with {variant.attention} attention: {type(error).__name__}: {error}"
         ) from error
     _keep_in_fp32(model, dtype)
+    if quantize is not None:
+        quantize(model)
     return model.eval()
+
+
+def _quantization(config: PreTrainedConfig) -> Callable[[PreTrainedModel], None]:
+    """Return what puts the quantised modules of a configuration into its model."""
+    from dsocr_graph.models.from_transformers.fp8 import fp8_scheme, quantize
+
+    return partial(quantize, scheme=fp8_scheme(config))
 
 
 def _keep_in_fp32(model: PreTrainedModel, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""Attention masks as transformers makes them when it runs, not as it makes them when it is exported."""
+"""Attention as transformers runs it, not as it runs when it is exported: its masks, and its grouped heads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ def masks_as_run() -> Generator[None]:
     values. Windowed attention gets no mask below its window and one from there on; here it always gets one, since
     a graph holds for all lengths. So does a batch with padding.
 
+    Where one query meets such a mask, a run folds the heads that share keys and values into the queries; an exported
+    model repeats keys and values instead. Here it folds.
+
     Examples
     --------
     >>> from transformers import masking_utils
@@ -24,16 +27,20 @@ def masks_as_run() -> Generator[None]:
     True
     """
     from transformers import masking_utils
+    from transformers.integrations import sdpa_attention
 
-    module: Any = masking_utils
-    replaced = {"_ignore_causal_mask_sdpa": _causal_is_free, "_ignore_bidirectional_mask_sdpa": _everything_is_seen}
-    before = {name: getattr(module, name) for name in replaced}
-    for name, rule in replaced.items():
+    replaced: tuple[tuple[Any, str, object], ...] = (
+        (masking_utils, "_ignore_causal_mask_sdpa", _causal_is_free),
+        (masking_utils, "_ignore_bidirectional_mask_sdpa", _everything_is_seen),
+        (sdpa_attention, "is_torchdynamo_compiling", _never),
+    )
+    before = [getattr(module, name) for module, name, _ in replaced]
+    for module, name, rule in replaced:
         setattr(module, name, rule)
     try:
         yield
     finally:
-        for name, rule in before.items():
+        for (module, name, _), rule in zip(replaced, before, strict=True):
             setattr(module, name, rule)
 
 
@@ -50,3 +57,7 @@ def _causal_is_free(  # noqa: PLR0917 - called with transformers' positions
 
 def _everything_is_seen(padding_mask: object, kv_length: int, local_attention_size: int | None = None) -> bool:
     return padding_mask is None and local_attention_size is None
+
+
+def _never() -> bool:
+    return False

@@ -7,7 +7,16 @@ from typing import Any, cast
 
 from dsocr_graph.errors import ModelConfigError
 
-_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "depth", "encoder_layers", "decoder_layers")
+_DEPTHS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "n_layer",
+    "n_layers",
+    "depth",
+    "encoder_layers",
+    "decoder_layers",
+)
 _DENSE_FIRST = "first_k_dense_replace"
 """Layers at the beginning that have no experts: one fewer than all, so that one with experts is left."""
 _LAYER_NUMBERS = ("deepstack_visual_indexes", "global_attn_indexes", "mlp_only_layers")

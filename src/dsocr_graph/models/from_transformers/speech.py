@@ -95,7 +95,7 @@ def _decoder_runs(request: Request, windows: int, positions: int) -> Iterator[St
 FAMILY = Family(
     name="speech",
     description="models that read speech and write text",
-    mapping="MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+    mappings=("MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",),
     main_input="input_features",
     stages=stages,
     runs=runs,

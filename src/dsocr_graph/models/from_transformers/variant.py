@@ -8,7 +8,8 @@ from attrs import asdict, frozen
 
 from dsocr_graph.errors import ModelConfigError
 
-DTYPES = ("bf16", "fp16", "fp32")
+FP8 = "fp8"  # linear layers and experts as a configuration's quantization_config says, the rest in bf16
+DTYPES = ("bf16", "fp16", "fp32", FP8)
 ATTENTIONS = ("sdpa", "eager")
 EXPERTS = ("grouped",)  # transformers' own loop over experts follows the data and cannot be captured
 

@@ -13,10 +13,13 @@ from dsocr_graph.models.from_transformers import CATALOG, TransformersVariant, m
 from dsocr_graph.models.from_transformers.configuration import (
     LARGEST_FILE,
     ConfigNotFoundError,
+    positions_of,
     read_settings,
     transformers_config,
+    with_positions,
 )
 from dsocr_graph.models.from_transformers.families import family_of
+from dsocr_graph.models.registry import transformers_model
 from dsocr_graph.workloads import PageSize
 from dsocr_graph.workloads.errors import ContextTooLongError, WorkloadError
 from dsocr_graph.workloads.request import InvalidRequestError, Request
@@ -48,7 +51,11 @@ def test_a_directory_and_its_file_are_one_model(tmp_path: Path) -> None:
         ('{"model_type": "qwen4"}', "transformers .* does not have; did you mean 'qwen3"),
         ('{"model_type": "mine", "auto_map": {"AutoConfig": "c.C"}}', "not run unless you trust it"),
         ('{"model_type": "qwen3", "hidden_size": "wide"}', "is no qwen3 that transformers"),
-        ('{"model_type": "vits"}', "none of these families: .*causal_lm"),
+        ('{"model_type": "vits"}', "none of these families: .*causal_lm.* No class of its model_type does"),
+        ('{"model_type": "wav2vec2"}', "none of these families: .*speech .*text_encoder .*No class of its model_type"),
+        ('{"model_type": "bert", "architectures": ["BertForMultipleChoice"]}', "text_encoder by BertModel, BertForMas"),
+        ('{"model_type": "bert", "architectures": ["BertLMHeadModel"]}', "text_encoder by BertModel"),
+        ('{"model_type": "t5", "architectures": ["T5Model"]}', "text_to_text by T5ForConditionalGeneration"),
         ('{"model_type": "qwen3", "architectures": ["Qwen3ForTokenClassification"]}', "none of these families"),
     ],
 )
@@ -89,6 +96,74 @@ def test_a_variant_is_named_by_its_facts() -> None:
     variant = TransformersVariant(dtype="fp32", attention="eager")
     assert variant.name == "fp32-eager-grouped"
     assert variant.facts() == {"dtype": "fp32", "attention": "eager", "experts": "grouped"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "built"),
+    [
+        ({"model_type": "bert"}, "text_encoder", "BertModel"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "text_encoder", "BertForMaskedLM"),
+        ({"model_type": "bert", "is_decoder": True}, "causal_lm", "BertLMHeadModel"),
+        ({"model_type": "modernbert"}, "text_encoder", "ModernBertModel"),
+        ({"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]}, "text_encoder", None),
+        ({"model_type": "t5"}, "text_to_text", "T5ForConditionalGeneration"),
+        ({"model_type": "t5", "architectures": ["T5EncoderModel"]}, "text_encoder", "T5EncoderModel"),
+        ({"model_type": "bart"}, "text_to_text", "BartForConditionalGeneration"),
+        ({"model_type": "bart", "architectures": ["BartForCausalLM"]}, "causal_lm", "BartForCausalLM"),
+        ({"model_type": "whisper"}, "speech", "WhisperForConditionalGeneration"),
+        ({"model_type": "gpt2"}, "causal_lm", "GPT2LMHeadModel"),
+        ({"model_type": "llama"}, "causal_lm", "LlamaForCausalLM"),
+        ({"model_type": "mistral", "sliding_window": 64}, "causal_lm", "MistralForCausalLM"),
+        ({"model_type": "mixtral"}, "causal_lm", "MixtralForCausalLM"),
+        ({"model_type": "gemma3_text"}, "causal_lm", "Gemma3ForCausalLM"),
+        ({"model_type": "clip_vision_model"}, "image_encoder", "CLIPVisionModel"),
+        ({"model_type": "vit"}, "image_encoder", "ViTModel"),
+        ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, "image_encoder", None),
+        ({"model_type": "dinov2"}, "image_encoder", "Dinov2Model"),
+    ],
+)
+def test_a_configuration_belongs_to_the_family_that_runs_it(
+    settings: dict[str, Any], family: str, built: str | None
+) -> None:
+    """By its model_type, and by the class that it names; where none is named, by the plainest."""
+    found, class_name = family_of(transformers_config(settings))
+    assert (found.name, class_name) == (family, built or settings["architectures"][0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ({"model_type": "llama"}, {"S": 2048, "T": 2047}),  # LlamaConfig's default
+        ({"model_type": "gpt2"}, {"S": 1024, "T": 1023}),  # under the name n_positions
+        ({"model_type": "gpt2", "n_positions": 64}, {"S": 64, "T": 63}),
+        ({"model_type": "bert", "max_position_embeddings": 40}, {"S": 40, "T": 39}),
+        ({"model_type": "whisper"}, {"S": 448, "T": 447}),
+        ({"model_type": "t5"}, {}),  # relative positions have no end
+        ({"model_type": "qwen3_vl", "text_config": {"vocab_size": 151936}}, {"S": 128_000, "T": 127_999}),
+    ],
+)
+def test_positions_that_a_file_leaves_out_are_those_of_its_class(
+    tmp_path: Path, settings: dict[str, Any], limits: dict[str, int]
+) -> None:
+    """The largest prompt, and the largest cache that still takes a token, as the built configuration has them."""
+    model = model_from_config(_written(tmp_path, json.dumps(settings)))
+    assert transformers_model(model).limits == limits
+    assert model.settings == settings  # what is built stays what the file says
+
+
+def test_a_request_beyond_a_default_is_refused(tmp_path: Path) -> None:
+    """1,000 tokens and 25 new ones exceed the 1,024 positions that GPT2Config has, and the file does not name."""
+    model = model_from_config(_written(tmp_path, '{"model_type": "gpt2"}'))
+    with pytest.raises(ContextTooLongError, match="1,024 positions"):
+        model.runs(Request(name="long", prompt_tokens=1_000, new_tokens=25))
+    assert len(model.runs(Request(name="fits", prompt_tokens=1_000, new_tokens=24)).runs) == 2
+
+
+@pytest.mark.parametrize("name", list(CATALOG))
+def test_the_catalogue_states_its_positions(name: str) -> None:
+    """A shipped file leaves none to its class, since its limits are found without transformers."""
+    model = CATALOG[name]
+    assert with_positions(model.settings, positions_of(transformers_config(model.settings))) == model.settings
 
 
 @pytest.mark.parametrize("name", list(CATALOG))

@@ -1,0 +1,224 @@
+"""Export errors: why torch.export refuses a stage, each kind of reason with its place in the model and what to do."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from itertools import islice, takewhile
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.fx.experimental.symbolic_shapes import (
+    ConstraintViolationError,
+    GuardOnDataDependentSymNode,
+    PendingUnbackedSymbolNotFound,
+)
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from dsocr_graph.call_sites import CallSites, Site
+from dsocr_graph.errors import CaptureError
+from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+
+_DATA = (
+    GuardOnDataDependentSymNode,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    PendingUnbackedSymbolNotFound,
+)
+# Lines of torch's messages that lead into torch, or say where in which file: the rest of a message has the module.
+_ASIDE = ("For more", "For extended", "For C++", "If you suspect", "Caused by", "consider using", "(Size-like")
+_CUT = re.compile(r" For more information| If you're using mark_dynamic| \(unhinted")  # the rest of a line
+_REST = ("User stack", "The following call raised", "The error above occurred")
+_MOST_LINES = 6  # of what torch says
+_MOST_INPUTS = 6  # of the example inputs, by shape
+
+
+@frozen(kw_only=True)
+class FixedDim:
+    """A declared dim that a model holds for a number."""
+
+    size: int  # elements
+    site: Site | None  # the operator that made it one, where that is in the model
+
+
+@frozen(kw_only=True)
+class _Reason:
+    what: str
+    advice: str
+    site: Site | None
+
+
+def require_inputs(stage: StageSpec) -> None:
+    """Do nothing unless a stage's inputs are not the arguments of its module's forward, or its dims not theirs.
+
+    Raises
+    ------
+    CaptureError
+        When an argument without a default is missing, one is left over, or dims are declared for more or fewer tensors.
+
+    Examples
+    --------
+    >>> stage = StageSpec(name="forward", description="", module=torch.nn.Bilinear(2, 2, 2), inputs=(torch.ones(3, 2),))
+    >>> require_inputs(stage)
+    Traceback (most recent call last):
+    dsocr_graph.errors.CaptureError: stage 'forward' cannot be captured: 1 example input does not fit ...
+    """
+    signature = inspect.signature(stage.module.forward)
+    try:
+        signature.bind(*stage.inputs)
+    except TypeError as error:
+        count = len(stage.inputs)
+        given = f"{count} example input does" if count == 1 else f"{count} example inputs do"
+        raise CaptureError(
+            f"stage {stage.name!r} cannot be captured: {given} not fit {type(stage.module).__name__}.forward: "
+            f"{error}; its arguments are {', '.join(signature.parameters)}. Give an example of each without a "
+            "default, in order"
+        ) from error
+    tensors, declared = len(tree_leaves(stage.inputs)), len(list(declared_leaves(stage.dynamic_shapes)))
+    if stage.dynamic_shapes is not None and tensors != declared:
+        raise CaptureError(
+            f"stage {stage.name!r} cannot be captured: it declares dims for {declared} inputs and has {tensors}; "
+            "declare a mapping from axis to dim, or None, for each, those inside of lists and mappings included"
+        )
+
+
+def explained(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping[str, FixedDim]) -> CaptureError:
+    """Return what an error of torch.export means.
+
+    Parameters
+    ----------
+    error : Exception
+        What the export of a stage raised.
+    stage : StageSpec
+        The stage.
+    sites : CallSites
+        The recorder that was active; the error's traceback leads to a place in the model through it.
+    fixed : mapping of str to FixedDim
+        The dims that became numbers on the way.
+    """
+    reason = _reason(error, stage, sites, fixed)
+    place = f"  in {reason.site.text}\n" if reason.site else ""
+    said = "\n    ".join(_said(error))
+    return CaptureError(
+        f"stage {stage.name!r} cannot be captured: {reason.what}\n{place}  {type(error).__name__}: {said}\n"
+        f"  {reason.advice}; or allow a partial model to report the other stages"
+    )
+
+
+@contextmanager
+def nothing_printed() -> Generator[None]:
+    """Keep torch from printing the graph up to where an export fails, and from logging the failure of an operator.
+
+    The error says what of it matters.
+    """
+    trace: Any = importlib.import_module("torch.export._trace")
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    trace.print = lambda *values, **options: None
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
+        del trace.print
+
+
+def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping[str, FixedDim]) -> _Reason:
+    from torch._dynamo.exc import UserError, UserErrorType
+
+    kind = error.error_type if isinstance(error, UserError) else None
+    site = sites.raised(error)
+    if isinstance(error, _DATA) or kind is UserErrorType.DYNAMIC_CONTROL_FLOW:
+        return _Reason(
+            what="a shape or a branch depends on the values of tensors",
+            advice="change that module so that none does (no .item(), .tolist(), nonzero or boolean indexing), or "
+            "choose an implementation that can be exported",
+            site=site,
+        )
+    if isinstance(error, ConstraintViolationError) or kind is UserErrorType.CONSTRAINT_VIOLATION:
+        return _dims_refused(fixed)
+    if kind is UserErrorType.INVALID_INPUT:
+        return _Reason(
+            what="the dims that it declares do not fit its inputs",
+            advice="declare them in the order of the inputs, or by the names of forward's arguments",
+            site=None,
+        )
+    if isinstance(error, UnsupportedOperatorException | NotImplementedError) or "no fake impl" in str(error):
+        return _Reason(
+            what="an operator has no implementation for tensors without data",
+            advice="give a custom operator one by torch.library.register_fake, or choose another",
+            site=site,
+        )
+    if _runs_alone(stage):
+        return _Reason(
+            what="its forward runs on the example inputs, and torch.export cannot follow it",
+            advice="change that module to operators on tensors, or choose an implementation that can be exported",
+            site=site,
+        )
+    return _Reason(
+        what=f"its forward fails on the example inputs, {_shapes(stage)}",
+        advice="give inputs that the module runs on, or correct the module",
+        site=site,
+    )
+
+
+def _dims_refused(fixed: Mapping[str, FixedDim]) -> _Reason:
+    if not fixed:
+        return _Reason(
+            what="the dims that it declares are not as free as declared",
+            advice="declare them as torch says: one name for sizes that are always equal, none for a size that the "
+            "model fixes, torch.export.Dim(NAME, max=SIZE) for one that it bounds",
+            site=None,
+        )
+    sizes = ", ".join(f"{name} to {dim.size}" for name, dim in fixed.items())
+    return _Reason(
+        what=f"the model fixes {sizes}",
+        advice=f"declare no dim there (leave {', '.join(fixed)} out of dims), or change that module so that it takes "
+        "its sizes from its inputs",
+        site=next(iter(fixed.values())).site,
+    )
+
+
+def _said(error: Exception) -> list[str]:
+    """Return the lines of a message that say something of the model."""
+    lines = takewhile(lambda line: not line.startswith(_REST), map(str.strip, str(error).splitlines()))
+    kept = [_CUT.split(line)[0] for line in lines if line and not line.startswith(_ASIDE)]
+    return kept[:_MOST_LINES] or ["no message"]
+
+
+def _runs_alone(stage: StageSpec) -> bool:
+    """Whether a stage's module takes its example inputs where nothing is traced; without computing anything."""
+    try:
+        with torch.no_grad(), nothing_printed(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            stage.module(*_fake(mode, stage.inputs))
+    except Exception:
+        return False
+    return True
+
+
+def _fake(mode: FakeTensorMode, inputs: tuple[Any, ...]) -> Any:  # noqa: ANN401 - of the same structure
+    return tree_map_only(Tensor, mode.from_tensor, inputs)
+
+
+def _shapes(stage: StageSpec) -> str:
+    leaves = tree_leaves(stage.inputs)
+    shown = ", ".join(_shape(leaf) for leaf in islice(leaves, _MOST_INPUTS))
+    left = len(leaves) - _MOST_INPUTS
+    return f"{shown} and {left} more" if left > 0 else shown or "none"
+
+
+def _shape(leaf: object) -> str:
+    if not isinstance(leaf, Tensor):
+        return repr(leaf)
+    return f"{str(leaf.dtype).removeprefix('torch.')}[{', '.join(map(str, leaf.shape))}]"

@@ -1,0 +1,122 @@
+"""Configuration files as users have them, to an analytic model whose FLOPs are those that torch counts.
+
+The counter runs the same stage on `meta` at concrete sizes; see test_language_models_against_torch.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dsocr_graph import analyze_model
+from dsocr_graph.lowering import lower
+from dsocr_graph.models.from_transformers import TransformersVariant, model_from_config
+from dsocr_graph.scopes import group_by_module
+from dsocr_graph.tracing import capture
+from dsocr_graph.verification.stage_inputs import meta_inputs
+from modelmeter.evaluate import evaluate_stage
+
+BERT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 128,
+    "max_position_embeddings": 600,
+}
+GROUPED = {**BERT, "num_key_value_heads": 2, "head_dim": 16}
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+}
+T5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": 128}
+BART = {
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "vocab_size": 128,
+}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "bert": {"model_type": "bert", "architectures": ["BertForMaskedLM"], **BERT},
+    "modernbert": {
+        "model_type": "modernbert",
+        **BERT,
+        "num_hidden_layers": 4,
+        "local_attention": 16,
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "roberta": {"model_type": "roberta", **BERT},
+    "clip": {"model_type": "clip_vision_model", **VISION},
+    "vit": {"model_type": "vit", "architectures": ["ViTForImageClassification"], **VISION},
+    "dinov2": {"model_type": "dinov2", "architectures": ["Dinov2Model"], **VISION},
+    "t5": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], **T5},
+    "t5 gated": {"model_type": "t5", **T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 1},
+    "bart": {"model_type": "bart", **BART},
+    "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 128},
+    "llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **GROUPED},
+    "mixtral": {"model_type": "mixtral", **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+ENCODED_TEXT = {"encode": [{"B": 1, "S": 7}, {"B": 2, "S": 50}]}
+IMAGES = {"encode": [{"B": 1}, {"B": 5}]}
+WRITTEN = {"prefill": [{"B": 1, "S": 2}, {"B": 2, "S": 50}], "decode": [{"B": 1, "T": 5}, {"B": 3, "T": 500}]}
+READ_AND_WRITTEN = {
+    **ENCODED_TEXT,
+    "prefill": [{"B": 1, "S": 7, "P": 1}, {"B": 2, "S": 50, "P": 3}],
+    "decode": [{"B": 1, "S": 7, "T": 1}, {"B": 2, "S": 50, "T": 33}],
+}
+SIZES: Mapping[str, Mapping[str, list[dict[str, int]]]] = {
+    **dict.fromkeys(("bert", "modernbert", "roberta"), ENCODED_TEXT),
+    **dict.fromkeys(("clip", "vit", "dinov2"), IMAGES),
+    **dict.fromkeys(("t5", "t5 gated", "bart"), READ_AND_WRITTEN),
+    **dict.fromkeys(("gpt2", "llama", "mixtral"), WRITTEN),
+}
+QUICK = ("clip",)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+)
+def test_flops_of_a_configuration_are_those_that_torch_counts(tmp_path: Path, name: str) -> None:
+    """Each stage that its family has, exactly, at every size; an operator without a rule would raise."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SETTINGS[name]), encoding="utf-8")
+    model, stages = model_from_config(file).build(TransformersVariant())
+    captured = capture(model, stages, name=name, variant={})
+    analytic = lower(group_by_module(captured))
+    assert {graph.stage for graph in captured.graphs} == set(SIZES[name])
+    for graph, stage in zip(captured.graphs, stages, strict=True):
+        for sizes in SIZES[name][stage.name]:
+            ours = evaluate_stage(analytic, stage.name, **sizes).total.cost.matmul_flops
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                stage.module(*meta_inputs(graph, stage, sizes))
+            assert ours == counter.get_total_flops() > 0, (stage.name, sizes)
+
+
+def test_a_text_encoder_costs_what_its_layers_do(tmp_path: Path) -> None:
+    """By hand: 4 projections of 64 x 64, 2 of 64 x 96, attention's two products, and the head, for B = 3, S = 50.
+
+    A token takes 2 layers * 2 * (4 * 64 * 64 + 2 * 64 * 96) = 114,688 FLOPs, 2 layers * 2 products * 2 * 64 * 50 =
+    25,600 of attention, and 2 * (64 * 64 + 64 * 128) = 24,576 of the head.
+    """
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SETTINGS["bert"]), encoding="utf-8")
+    report = analyze_model(file, points=["encode:B=3,S=50"], cache=False).report
+    assert report.total.total.cost.matmul_flops == 3 * 50 * (114_688 + 25_600 + 24_576)
