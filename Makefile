@@ -51,8 +51,9 @@ setup: $(READY)
 analyze: $(READY)
 	@$(RUN) -m dsocr_graph.analyze $(ARGS)
 
+# A file stays in one process, so that what its tests share is made once.
 test: $(READY)
-	@$(RUN) -m pytest -n 2 $(ARGS)
+	@$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	@$(RUN) -m ruff check --quiet .
