@@ -23,12 +23,14 @@ from cases import BASE_SIZE, Case, Target, read_targets
 from dsocr_graph.compiling import analytic_model
 from dsocr_graph.emit.files import write_artefacts
 from dsocr_graph.emit.progress import progress_lines
+from dsocr_graph.errors import DsocrGraphError
 from dsocr_graph.models.registry import Variant
 from dsocr_graph.timing.bench import INSTRUMENTED_PASSES, Bench, RunTime
 from dsocr_graph.timing.calibrate import Calibrator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.plan import Point, plan_calls
 from dsocr_graph.timing.timed_calls import CallTimes, median_times
+from modelmeter.errors import ModelMeterError
 from modelmeter.measurement import Measurement, StageMeasurement, measurement_to_json, read_measurement
 from modelmeter.model import AnalyticModel
 from modelmeter.predict import calibration_to_json
@@ -259,4 +261,9 @@ def _same(stage: StageMeasurement, name: str, bindings: Mapping[str, int]) -> bo
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (DsocrGraphError, ModelMeterError) as error:
+        sys.exit(f"collect.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("collect.py: interrupted; the same command goes on from what is kept")

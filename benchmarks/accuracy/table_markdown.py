@@ -21,9 +21,9 @@ def to_markdown(document: Mapping[str, Any], calibration: Calibration, rows: Seq
         f"# Accuracy: {name}",
         "",
         f"{machine.device}, {machine.threads} thread(s), torch {machine.torch}, {calibration.date}; "
-        f"{len(calibration.samples):,} calibrated calls, drift of the sentinels {calibration.drift:.1%}. Seconds are "
-        f"{unit}; the error is predicted over measured, less 1. Made by `python benchmarks/accuracy/table.py {name}` "
-        f"from benchmarks/accuracy/data/{name}.",
+        f"{len(calibration.samples):,} calibrated calls, sentinels typically {calibration.drift:.1%} off their median. "
+        f"Seconds are {unit}; the error is predicted over measured, less 1. Made by "
+        f"`python benchmarks/accuracy/table.py {name}` from benchmarks/accuracy/data/{name}.",
         "",
         _summary_table(document["summary"]),
         "",

@@ -88,7 +88,8 @@ class StageMeasurement:
     def attributed(self) -> float:
         """The timed calls together over the run beside them, as it is.
 
-        Below 1 the rest runs between calls; above 1, timing call by call costs more than it attributes.
+        Below 1 the rest runs between calls; above 1, timing call by call costs more than it attributes, or
+        the run was the faster of the two.
         """
         return float(np.sum(self.call_seconds)) / self._run_beside
 

@@ -91,14 +91,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 
 def _compiled(options: argparse.Namespace, progress: Callable[[str], None]) -> list[AnalyticModel]:
-    """Return the model in a variant for each size of the global view."""
+    """Return the model in each of its variants that the modes stand for."""
     from dsocr_graph.compiling import analytic_model
-    from dsocr_graph.models.registry import Variant, model_named
-    from dsocr_graph.workloads import mode_named
+    from dsocr_graph.models.registry import model_named
+    from dsocr_graph.workloads import choose_profile
 
     named = model_named(options.model)
-    sizes = dict.fromkeys(mode_named(mode).base_size for mode in options.mode or ["Gundam"])
-    variants = (
-        Variant(base_size=size, dtype=options.dtype, attention=options.attention or named.attention) for size in sizes
-    )
+    profiles = [choose_profile(mode=mode, dtype=options.dtype) for mode in options.mode or ["Gundam"]]
+    variants = dict.fromkeys(named.variant(profile, options.attention or named.attention) for profile in profiles)
     return [analytic_model(named, variant, progress=progress) for variant in variants]

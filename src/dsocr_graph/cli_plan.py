@@ -141,9 +141,9 @@ def _devices(options: argparse.Namespace) -> tuple[DeviceSpec, ...]:
     return tuple(devices.values())
 
 
-def _clocks(options: argparse.Namespace, dtype: str) -> list[TimeModel]:
+def _clocks(options: argparse.Namespace, model: str, dtype: str) -> list[TimeModel]:
     from dsocr_graph.pipeline import require_measured_calls
-    from dsocr_graph.time_models import choose_time_model
+    from dsocr_graph.time_models import choose_time_model, require_calibrated
     from modelmeter.capacity import clock_of
 
     chosen = {"calibration": options.calibration, "runtime": options.runtime, "physical": options.physical}
@@ -159,6 +159,7 @@ def _clocks(options: argparse.Namespace, dtype: str) -> list[TimeModel]:
     moe = "grouped" if options.calibration is None else options.moe  # else it is a what-if
     clocks = [choose_time_model(device=name, moe=moe, **chosen) for name in names]
     for clock in clocks:
+        require_calibrated(clock, model, physical=options.physical)
         require_measured_calls(clock, whatif_from(options), dtype)
     return [clock for clock in clocks if clock is not None]
 
@@ -240,7 +241,7 @@ def _answer_plan(service: Service, options: argparse.Namespace, dtype: str) -> t
     found = find_plan(
         service,
         targets,
-        clocks=_clocks(options, dtype),
+        clocks=_clocks(options, service.model.name, dtype),
         batches=_batches(options),
         continuous=options.continuous,
         usable=options.usable,

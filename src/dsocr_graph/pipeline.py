@@ -15,7 +15,7 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.model_cache import CompiledModel, ModelCache
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.subjects import points_of, points_workload, restricted, subject_of
-from dsocr_graph.time_models import choose_time_model
+from dsocr_graph.time_models import choose_time_model, require_calibrated
 from dsocr_graph.timing.plan import Point, check_point
 from dsocr_graph.workloads import choose_profile
 from modelmeter import AnalyticModel
@@ -158,6 +158,7 @@ def analyze_model(
     time_model = choose_time_model(
         device=_device(device, calibration), calibration=calibration, runtime=runtime, moe=moe, physical=physical
     )
+    require_calibrated(time_model, subject.name, physical=physical)
     measured = _measured(measurement, time_model)
     pages: dict[str, Any] = {
         "workload": workload,

@@ -12,6 +12,30 @@ from modelmeter.predict.engine import Engine
 RUNTIMES = ("eager", "cudagraph", "engine")
 
 
+def require_calibrated(time_model: TimeModel | None, model: str, *, physical: bool) -> None:
+    """Do nothing unless a calibration is of other models only, and is not said to do all the same.
+
+    Calls of another model tell little of this one's: most have none of its sizes near.
+
+    Raises
+    ------
+    OptionError
+        When it is; the message names the models that it is of.
+
+    Examples
+    --------
+    >>> require_calibrated(None, "deepseek-ocr", physical=False)
+    """
+    if not isinstance(time_model, Calibrated) or physical:
+        return
+    covered = dict.fromkeys(each.name for each in time_model.calibration.models)
+    if covered and model not in covered:
+        raise OptionError(
+            f"the calibration is of calls of {', '.join(covered)}, not of {model}; make one with "
+            f"`dsocr-graph calibrate --model {model}`, or predict from what it has all the same with --physical"
+        )
+
+
 def choose_time_model(
     *,
     device: str | None,

@@ -26,6 +26,7 @@ from modelmeter.workload import StageRun, Workload
 
 RUNTIMES = ("eager", "cudagraph")
 MOE_FORMS = ("grouped", "loop")
+_LOOP_TIMES = "times of the published loop; FLOPs, bytes, memory and calls are those of the grouped form"
 
 
 class RuntimeNameError(ModelMeterError, ValueError):
@@ -118,6 +119,8 @@ class Calibrated:
                 "threads": str(machine.threads),
                 "samples": str(len(self.calibration.samples)),
                 "drift": f"{self.calibration.drift:.3f}",
+                "calibrated": ", ".join(dict.fromkeys(model.name for model in self.calibration.models)) or "no model",
+                **({"experts": _LOOP_TIMES} if self.moe == "loop" else {}),
             },
         )
 

@@ -126,8 +126,9 @@ class KernelTable:
         )
         return MissingKernelTimeError(
             f"the calibration of {machine.device} of {self.calibration.date} has no time for {key}, nor for any call "
-            f"of the kind {site.kind!r}. It covers {covered or 'no model'}. Calibrate this model variant with "
-            "`dsocr-graph calibrate`, or accept peak rates for what is missing with --physical"
+            f"of the kind {site.kind!r}. It covers {covered or 'no model'}. Calibrate this model variant, with its "
+            "--moe if one is given, by `dsocr-graph calibrate`, or accept peak rates for what is missing "
+            "with --physical"
         )
 
     def _look_up(self, key: str, site: Site, limit: float) -> KernelTime:

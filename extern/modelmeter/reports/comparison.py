@@ -86,7 +86,7 @@ class StageComparison:
         By module, everything below it included; a root is the sum of all cells.
     categories : mapping of Category to Compared
     attributed : float or None
-        The timed calls over the run beside them, above 1 where timing them costs more than it attributes
+        The timed calls over the run beside them, above 1 where timing them costs more or that run was faster
         (`modelmeter.measurement.StageMeasurement.attributed`); None when no call was timed.
     rest : Compared
         What runs between calls: the total less the cells.

@@ -8,7 +8,9 @@ from statistics import median
 from modelmeter import units
 from modelmeter.measurement import CallCount, Measurement, StageMeasurement
 
-OVER_ATTRIBUTED = "above 100 % timing call by call costs more than it attributes"
+OVER_ATTRIBUTED = (
+    "above 100 % timing call by call costs more than it attributes, or the run beside it was the faster one"
+)
 """What a share of attributed time says that is more than all of it."""
 
 _COLUMNS = ("stage", "sizes", "runs", "CPU", "wall", "spread", "in calls", "peak", "model's peak")
@@ -18,8 +20,8 @@ def to_table(measurement: Measurement, expected_peaks: Sequence[int]) -> str:
     """Return a measurement as text: a row per stage, then what the hooks counted.
 
     Times are medians. The spread is that of the runs, half the distance of the quartiles over the median; "in calls" is
-    what the calls take, timed one by one, over a run, above 100 % where the timing costs more than it attributes; peaks
-    are beyond weights and inputs.
+    what the calls take, timed one by one, over a run, above 100 % where the timing costs more or the run was the faster
+    one; peaks are beyond weights and inputs.
 
     Parameters
     ----------

@@ -78,7 +78,8 @@ def calibrate(
     calibrator = Calibrator(
         plan, machine=machine, device=device, journal=target.with_name(f"{target.name}.partial"), progress=progress
     )
-    progress(f"{machine.device}: {len(plan.calls):,} distinct calls, {calibrator.passes} of {passes} passes done")
+    kept = f", {calibrator.timed:,} calls of the next" if calibrator.timed else ""
+    progress(f"{machine.device}: {len(plan.calls):,} distinct calls, {calibrator.passes} of {passes} passes done{kept}")
     try:
         _run_passes(calibrator, passes, begin=begin, limit=limit, progress=progress)
     except KeyboardInterrupt:
@@ -87,7 +88,7 @@ def calibrate(
     calibration = calibrator.calibration()
     _write(target, calibration)
     calibrator.finish()
-    progress(f"fixed calls, repeated throughout, were up to {calibration.drift:.1%} off their median")
+    progress(f"fixed calls, repeated throughout, were typically {calibration.drift:.1%} off their median")
     return calibration
 
 

@@ -106,6 +106,11 @@ class Calibrator:
         """Passes that are complete."""
         return self._found.passes
 
+    @property
+    def timed(self) -> int:
+        """Calls that the next pass has timed already, before an interruption."""
+        return len(self._plan.calls) - len(self._order())
+
     def next_pass_seconds(self) -> float:
         """Return how long the next pass will take, by earlier passes or else by the peaks of the machine."""
         return self._pace * sum(map(self._busy, self._order()))
