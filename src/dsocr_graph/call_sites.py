@@ -146,6 +146,8 @@ class CallSites(TorchFunctionMode):
                 owner = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
                 if isinstance(owner, nn.Module) and id(vars(owner)) in self._paths:
                     return owner, _function(names)
+            if code is self._outermost:  # further out runs what captures
+                break
         return None, _function(names)
 
     def _path(self, module: nn.Module) -> str:

@@ -142,7 +142,10 @@ def _changes(options: Options, what_ifs: Sequence[Options], model: AnalyticModel
     """Return the values of the what-ifs that change a call in any of them; the captured type where it is kept."""
     dtype = model.variant["dtype"]
     named = dict.fromkeys(name for each in what_ifs for name in each.changing(dtype))
-    return {name: getattr(options, name) or dtype for name in named}
+    changes = {name: getattr(options, name) or dtype for name in named}
+    if any(each.groups_weights for each in what_ifs):
+        changes["group_size"] = str(options.group_size) if options.groups_weights else ""
+    return changes
 
 
 def _require_values(axes: PageAxes) -> None:

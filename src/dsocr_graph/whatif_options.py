@@ -46,7 +46,7 @@ def add_whatif_arguments(parser: argparse.ArgumentParser, *, several: bool = Fal
         "--group-size",
         type=int,
         metavar="N",
-        help=f"elements of int8 and int4 weights that share a scale (default: {GROUP_SIZE})",
+        help=f"elements of int8 and int4 weights that share a scale, one number (default: {GROUP_SIZE})",
     )
     group.add_argument(
         "--routing",

@@ -55,3 +55,13 @@ def test_an_impossible_question_names_the_limit(words: tuple[str, ...], message:
     """Each mistake is one error with the choices in it."""
     with pytest.raises(ModelMeterError, match=message):
         run(*words)
+
+
+def test_without_experts_there_is_one_column(capsys: pytest.CaptureFixture[str]) -> None:
+    """A dense step reads 15.1 GB at every batch and under every routing: 7,568,097,280 parameters of 2 bytes."""
+    assert run("--model", "qwen3-8b") == 0
+    printed = capsys.readouterr().out
+    assert "| batch |   bytes |" in printed
+    assert "| 64    | 15.1 GB |" in printed
+    assert "experts in each layer" not in printed
+    assert "zipf" not in printed

@@ -241,3 +241,24 @@ def test_columns_of_pages_have_units() -> None:
         "image_tokens": "tokens",
         "new_tokens": "tokens",
     }
+
+
+def test_groups_of_weights_have_a_column(tmp_path: Path) -> None:
+    """Scales of other groups are other bytes, so a row says its group; weights without groups leave it empty."""
+    out = tmp_path / "groups.csv"
+    options = ["--mode", "Base", "--weight-dtype", "bf16,int4", "--group-size", "32", "--out", str(out)]
+    assert sweep(*options) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = [(row["weight_dtype"], row["group_size"]) for row in csv.DictReader(file)]
+    assert set(rows) == {("bf16", ""), ("int4", "32")}
+
+
+def test_the_loop_over_experts_is_an_axis(tmp_path: Path) -> None:
+    """Grouped and looped rows stand in one table; the loop moves more, and multiplies as much."""
+    out = tmp_path / "loop.csv"
+    assert sweep("--mode", "Base", "--new-tokens", "100", "--moe", "grouped,loop", "--out", str(out)) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        grouped, looped = csv.DictReader(file)
+    assert (grouped["moe"], looped["moe"]) == ("grouped", "loop")
+    assert grouped["flops"] == looped["flops"]
+    assert float(looped["bytes"]) > float(grouped["bytes"])

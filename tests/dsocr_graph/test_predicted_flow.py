@@ -129,6 +129,29 @@ def test_a_calibration_of_another_dtype_names_what_it_lacks(desk: Path, capsys: 
     assert "--physical" in message
 
 
+def test_a_calibration_of_another_model_is_refused(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The toy's calls tell little of the full-size model's; both are named, and how to do it all the same."""
+    file = ["--calibration", str(desk / "calibration.json")]
+    assert main(["analyze", "--model", "deepseek-ocr", *file, "--out", str(desk / "none")]) == 2
+    assert main(["plan", "--pages-per-day", "10", *file]) == 2
+    messages = capsys.readouterr().err
+    assert messages.count("is of calls of deepseek-ocr-tiny, not of deepseek-ocr; make one with") == 2
+    assert not (desk / "none").exists()
+
+
+def test_a_prediction_of_the_loop_says_what_is_of_the_grouped_form() -> None:
+    """Times are those of the loop alone, so the report names what is not; it names the calibrated models too."""
+    calibration = read_calibration(
+        Path(__file__).parents[2] / "benchmarks/accuracy/data/cpu-fp32-loop/calibration.json.gz"
+    )
+    source = Calibrated(calibration=calibration, moe="loop").facts.source
+    assert (
+        source["experts"] == "times of the published loop; FLOPs, bytes, memory and calls are those of the grouped form"
+    )
+    assert source["calibrated"] == "deepseek-ocr-narrow"
+    assert "experts" not in Calibrated(calibration=calibration).facts.source
+
+
 def test_a_truncated_calibration_is_refused(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Half a file is no calibration."""
     text = (desk / "calibration.json").read_text(encoding="utf-8")

@@ -75,18 +75,19 @@ def quoted_figures(
     wrong = [batch for batch in batches if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1]
     if wrong:
         raise DimError(f"batch is {wrong[0]!r}; it must be a whole number of documents from 1 up")
+    chosen = routings if routed_layers(model) else (UNIFORM,)  # without experts all are alike
     return QuotedFigures(
         kv_bytes_per_token=kv_cache_bytes_per_token(model),
         active_parameters=active_parameters(model),
         parameter_bytes=model.parameter_bytes,
-        steps=tuple(_step(model, batch, routing) for batch in batches for routing in routings),
+        steps=tuple(_step(model, batch, routing) for batch in batches for routing in chosen),
         assumptions=(
             "KV bytes per token: keys and values of every layer in the type that the cache is kept in; no scales, no "
             "padding of pages",
             "active parameters: those of linear layers, the chosen experts' alone; embedding and norms multiply none",
             "weight bytes: each kernel of one step reads its parameters once, nothing stays in a cache between "
             "kernels; the embedding reads one row per document",
-            *(f"{routing.name}: {routing.statement}" for routing in routings),
+            *(f"{routing.name}: {routing.statement}" for routing in chosen if chosen is routings),
         ),
     )
 

@@ -197,6 +197,7 @@ class WhatIfEffect:
     matmul_flops: Number  # more FLOPs of matrix products, negative where there are fewer
     bytes: Number  # more bytes moved, unfused
     weight_bytes_read: Number  # more bytes of parameters read, part of `bytes`
+    lower_bound_of_peaks: bool = False  # whether what runs now may need more memory than the report says
 
 
 @frozen(kw_only=True)
@@ -219,6 +220,11 @@ class Report:
     coverage: Coverage
     items: tuple[ItemReport, ...]
     what_ifs: tuple[WhatIfEffect, ...] = ()  # in the order in which they were applied
+
+    @property
+    def peaks_are_lower_bounds(self) -> bool:
+        """Whether a run may need more memory than the report says, as under some what-ifs."""
+        return any(effect.lower_bound_of_peaks for effect in self.what_ifs)
 
     @property
     def documents(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
+from modelmeter.dims import distinct_experts
 from modelmeter.model import AnalyticModel, Leaf, Stage
 from modelmeter.routing import UNIFORM, Histogram, NamedRouting
 from modelmeter.whatif.cache import find_cache, in_place, without_double_buffer
 from modelmeter.whatif.change import Change, change_between, with_layer
 from modelmeter.whatif.element_types import activations_pass, kv_dtype_pass, weights_pass
+from modelmeter.whatif.errors import UnsupportedWhatIfError
 from modelmeter.whatif.expert_loop import with_expert_loop
 from modelmeter.whatif.logits import find_heads, with_last_logits, with_last_peaks
 from modelmeter.whatif.options import LAST, LOOP, PREALLOCATED, Options
@@ -72,11 +74,19 @@ def apply(model: AnalyticModel, options: Options) -> WhatIf:
         changed, made = change(model, changed, options)
         changes += made
     if options.routing != UNIFORM:
+        _require_experts(model, options.routing)
         changes.append(Change(option="routing", what=options.routing.statement, assumes=()))
     if changed is not model:
         facts = {each.option: str(getattr(options, each.option)) for each in changes if each.option != "routing"}
         changed = evolve(changed, variant={**model.variant, **facts})
     return WhatIf(model=changed, changes=tuple(changes), routing=options.routing)
+
+
+def _require_experts(model: AnalyticModel, routing: NamedRouting) -> None:
+    if not any(distinct_experts.__name__ in leaf.cost.weight_bytes_read.text for leaf in model.leaves):
+        raise UnsupportedWhatIfError(
+            f"{model.name} sends no tokens to experts, so that routing {routing.name} changes nothing; leave it out"
+        )
 
 
 def _kv_growth(captured: AnalyticModel, model: AnalyticModel, options: Options) -> Passed:

@@ -83,8 +83,10 @@ def _check(model: AnalyticModel, stage: Stage, cache: StageCache) -> None:
     kept = stage.kv_cache_bytes
     if read != kept or (cache.growing and grown != kept):
         raise UnsupportedWhatIfError(
-            f"stage {stage.name!r} of {model.name} keeps {kept} bytes of keys and values, but its attention reads "
-            f"{read} and its concatenations write {grown}; leave kv_dtype, kv_growth and activation_dtype as captured"
+            f"the cache of {model.name} is not what its attention reads, as with a latent that is expanded first or "
+            "keys that another stage made, so that kv_dtype, kv_growth and activation_dtype cannot be applied to it; "
+            f"leave them as captured. (Stage {stage.name!r} keeps {kept} bytes, its attention reads {read}, its "
+            f"concatenations write {grown})"
         )
 
 

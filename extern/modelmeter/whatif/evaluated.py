@@ -85,6 +85,7 @@ def _effect(change: Change, what_if: WhatIf, workload: Workload) -> WhatIfEffect
         matmul_flops=flops,
         bytes=moved,
         weight_bytes_read=read,
+        lower_bound_of_peaks=change.lower_bound_of_peaks,
     )
 
 

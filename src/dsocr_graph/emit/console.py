@@ -28,16 +28,18 @@ def to_console(report: Report) -> str:
     total = report.total.total
     memory = report.memory
     variant = ", ".join(f"{key} {value}" for key, value in report.model.variant.items())
+    least = "at least " if report.peaks_are_lower_bounds else ""
     lines = [
         f"{report.model.name} ({variant}), {units.format_count(report.model.parameters)} parameters",
         f"workload {report.workload}: {report.documents} documents",
+        *_lengths(report),
         *effect_lines(report.what_ifs),
         "",
         f"  work       {units.format_flops(total.cost.matmul_flops)} in matrix products, "
         f"{units.format_flops(total.cost.vector_flops)} elsewhere",
         f"  traffic    {units.format_bytes(total.cost.bytes)} unfused, "
         f"{units.format_bytes(total.cost.fused_bytes)} fused",
-        f"  memory     peak {units.format_bytes(memory.peak_bytes)}, decided by {memory.decided_by}; "
+        f"  memory     peak {least}{units.format_bytes(memory.peak_bytes)}, decided by {memory.decided_by}; "
         f"weights {units.format_bytes(memory.weight_bytes)}",
     ]
     if total.time is not None and report.prediction is not None:
@@ -56,6 +58,14 @@ def to_console(report: Report) -> str:
         f"{covered.free.calls:,} free, {covered.unclassified.calls:,} unclassified",
     ]
     return "\n".join(lines)
+
+
+def _lengths(report: Report) -> Iterable[str]:
+    """Yield what each distribution of tokens stands for, which multiplies the documents."""
+    for name in ("prompt_tokens", "new_tokens"):
+        lengths = report.workload_facts.get(name)
+        if isinstance(lengths, str):
+            yield f"  lengths    {name}: {lengths}"
 
 
 def _times(report: Report, prediction: PredictionFacts, time: Time) -> Iterable[str]:

@@ -84,7 +84,8 @@ def _head(report: Report) -> Iterable[str]:
         f"device memory ({format_bytes(total.cost.fused_bytes)} if pointwise chains are fused). "
         f"Most FLOPs are in {_named(flops_stage, report.total.stages, total, lambda amount: amount.cost.flops)}, "
         f"most bytes in {_named(bytes_stage, report.total.stages, total, lambda amount: amount.cost.bytes)}. "
-        f"Device memory peaks at **{format_bytes(memory.peak_bytes)}** "
+        f"Device memory peaks at {'at least ' if report.peaks_are_lower_bounds else ''}"
+        f"**{format_bytes(memory.peak_bytes)}** "
         f"({'while loading' if memory.decided_by == 'load' else 'in ' + memory.decided_by}; "
         f"{format_bytes(memory.running_bytes)} while running, {format_bytes(memory.weight_bytes)} of it weights)."
     )

@@ -36,6 +36,8 @@ def memory_sections(report: Report) -> Iterable[str]:
         left=3,
     )
     yield "The peak is the largest sum of activations, KV cache and inputs alive at once; weights come on top."
+    if report.peaks_are_lower_bounds:
+        yield "Under these what-ifs peaks are lower bounds: another moment may need more, as assumed below."
     yield "### What decides each peak"
     yield "\n".join(_decides(stage) for stage in memory.stages)
     yield "### Peak of the run"

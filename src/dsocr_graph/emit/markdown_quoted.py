@@ -6,6 +6,8 @@ from dsocr_graph.emit.markdown_table import table
 from modelmeter.reports.quoted import QuotedFigures, WeightStep
 from modelmeter.units import format_bytes
 
+_EXPERTS = ", and distinct experts in each layer that routes"
+
 
 def quoted_to_markdown(figures: QuotedFigures) -> str:
     """Return the figures, the table and the assumptions as Markdown.
@@ -21,10 +23,10 @@ def quoted_to_markdown(figures: QuotedFigures) -> str:
     rows: dict[int, list[WeightStep]] = {}
     for step in figures.steps:
         rows.setdefault(step.batch, []).append(step)
-    header = ("batch", *routings, "bounds")
+    routed = any(step.fewest_bytes != step.most_bytes for step in figures.steps)
+    header = ("batch", *routings, "bounds") if routed else ("batch", "bytes")
     cells = [
-        (str(batch), *map(_cell, steps), f"{format_bytes(steps[0].fewest_bytes)} - {format_bytes(steps[0].most_bytes)}")
-        for batch, steps in rows.items()
+        (str(batch), *map(_cell, steps), *([_bounds(steps[0])] if routed else [])) for batch, steps in rows.items()
     ]
     return "\n".join(
         (
@@ -32,13 +34,17 @@ def quoted_to_markdown(figures: QuotedFigures) -> str:
             f"- parameters that multiply a token: {figures.active_parameters:,}",
             f"- bytes of all parameters: {figures.parameter_bytes:,}",
             "",
-            "Bytes of parameters read in one decode step, and distinct experts in each layer that routes:",
+            f"Bytes of parameters read in one decode step{_EXPERTS if routed else ''}:",
             "",
             table(header, cells),
             "",
             *(f"- {assumption}" for assumption in figures.assumptions),
         )
     )
+
+
+def _bounds(step: WeightStep) -> str:
+    return f"{format_bytes(step.fewest_bytes)} - {format_bytes(step.most_bytes)}"
 
 
 def _cell(step: WeightStep) -> str:

@@ -240,8 +240,7 @@ def check_point(model: AnalyticModel, point: Point) -> None:
     if expected != given:
         wanted = ", ".join(f"{name}=SIZE" for name in sorted(expected)) or "no sizes"
         raise PlanError(f"{point.text!r} does not fit stage {point.stage!r} of {model.name}, which takes {wanted}")
-    if any(size < 1 for size in point.bindings.values()):
-        raise PlanError(f"{point.text!r} has a size below 1; sizes are whole numbers from 1 up")
+    _require_sizes(point)
     model.require_room(f"point {point.text!r}", point.bindings)
 
 
@@ -251,7 +250,7 @@ def parse_point(text: str) -> Point:
     Raises
     ------
     PlanError
-        When the text is not a stage, a colon and sizes.
+        When the text is not a stage, a colon and sizes from 1 up.
 
     Examples
     --------
@@ -263,6 +262,13 @@ def parse_point(text: str) -> Point:
     names = [name.strip() for name, _, _ in pairs]
     if not stage.strip() or not all(size.strip().isdecimal() for _, _, size in pairs) or len(set(names)) < len(names):
         raise PlanError(f"point {text!r} cannot be read; write a stage and its sizes, such as decode:B=1,T=913")
-    return Point(
+    point = Point(
         stage=stage.strip(), bindings={name: int(size) for name, (_, _, size) in zip(names, pairs, strict=True)}
     )
+    _require_sizes(point)
+    return point
+
+
+def _require_sizes(point: Point) -> None:
+    if any(size < 1 for size in point.bindings.values()):
+        raise PlanError(f"{point.text!r} has a size below 1; sizes are whole numbers from 1 up")

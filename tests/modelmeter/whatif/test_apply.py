@@ -116,8 +116,14 @@ def test_a_model_without_a_cache_says_so() -> None:
 def test_a_cache_that_the_leaves_do_not_account_for_is_refused(sdpa: AnalyticModel) -> None:
     """When attention reads other bytes than the stage keeps, nothing is guessed."""
     leaves = tuple(leaf for leaf in sdpa.leaves if not isinstance(leaf.layer, ScaledDotProductAttention))
-    with pytest.raises(UnsupportedWhatIfError, match="but its attention reads 0"):
+    with pytest.raises(UnsupportedWhatIfError, match=r"keeps 61440\*B\*S bytes, its attention reads 0"):
         apply(evolve(sdpa, leaves=leaves), Options(kv_dtype="int8"))
+
+
+def test_routing_of_a_model_without_experts_is_refused() -> None:
+    """There is nothing that a router could choose."""
+    with pytest.raises(UnsupportedWhatIfError, match="qwen3-8b sends no tokens to experts, so that routing zipf"):
+        apply(modelmeter.load("qwen3-8b"), Options(routing=Zipf(exponent=1.1)))
 
 
 # --- weights
