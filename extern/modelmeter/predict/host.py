@@ -43,9 +43,13 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         """,
         "reduction": """
             _is_all_true _softmax all amax amin any argmax argmin cumprod cumsum group_norm layer_norm
-            linalg_vector_norm log_softmax logsumexp max mean min norm prod rms_norm softmax sum var var_mean
+            linalg_vector_norm log_softmax logsumexp max mean min norm prod quantize_rows rms_norm softmax sum var
+            var_mean
         """,
-        "gemm": "_grouped_mm addmm bmm conv1d conv2d conv3d einsum grouped_linear linear matmul mm",
+        "gemm": """
+            _grouped_mm addmm block_scaled_grouped_linear block_scaled_linear bmm conv1d conv2d conv3d einsum
+            grouped_linear linear matmul mm
+        """,
         "attention": "flash_attention scaled_dot_product_attention",
         "indexing": """
             argsort bincount bucketize embedding gather histc index index_add index_copy index_put index_select isin
