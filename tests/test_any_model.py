@@ -11,12 +11,22 @@ from pathlib import Path
 import pytest
 
 import modelmeter
+from dsocr_graph.cli import main
 from modelmeter.evaluate import evaluate_stage
 from modelmeter.serialize import read_model
 
 PAGE = Path(__file__).parent.parent / "docs" / "any-model.md"
 MARKED = re.compile(r"^<!-- block: (\w+) -->\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = {name: text for name, _, text in MARKED.findall(PAGE.read_text(encoding="utf-8"))}
+
+
+SAID = {
+    "formulas": "the whole model (Rotated)",
+    "figures": "- parameters: 4,160",  # 64 x 64 and a bias of 64
+    "sweep": "sweep.csv: 12 points",
+    "parallel": "# rotated, forward B=32, on 2 x NVIDIA H200",
+}
+"""What each command on the registered model prints."""
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +52,7 @@ def command() -> list[str]:
 def test_every_block_has_a_test() -> None:
     """Each block of code on the page is marked, so that one of the tests below runs it."""
     fences = re.findall(r"^```\w+$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(BLOCKS) == {"call", "factory", "command", "error", "rule", "stages", "package", "entry"}
+    assert set(BLOCKS) == {"call", "factory", "command", "error", "rule", "stages", "package", "entry", "registered"}
     assert len(fences) == len(BLOCKS)
 
 
@@ -83,8 +93,10 @@ def test_a_model_of_several_stages_has_one_tree_of_modules(tmp_path: Path) -> No
     assert {(leaf.stage, leaf.module) for leaf in model.leaves} == {("encode", "encoder"), ("classify", "head")}
 
 
-def test_a_third_party_package_registers_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package with the page's two blocks and the report's model: modelmeter loads it by name."""
+def test_a_third_party_package_registers_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installed package with the page's two blocks and the report's model: the page's commands take it by name."""
     factory = BLOCKS["factory"] + "\n\n" + BLOCKS["rule"]
     (tmp_path / "my_model.py").write_text(factory, encoding="utf-8")
     assert analyze(tmp_path, *command()).returncode == 0
@@ -101,14 +113,18 @@ def test_a_third_party_package_registers_a_model(tmp_path: Path, monkeypatch: py
     assert "rotated" in modelmeter.available()
     assert modelmeter.load("rotated").root.class_name == "Rotated"
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), *sys.path])}
-    listed = subprocess.run(
-        [sys.executable, "-m", "dsocr_graph.cli", "formulas", "--model", "rotated"],
-        env=environment,
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    assert listed.returncode == 0, listed.stderr
-    assert "Rotated" in listed.stdout
+    monkeypatch.chdir(tmp_path)
+    for line in BLOCKS["registered"].splitlines():
+        program, *words = line.split()
+        assert (program, main(words)) == ("dsocr-graph", 0)
+        assert SAID[words[0]] in capsys.readouterr().out
+    # A point each of B = 1, 8, 32, 64, 96, 128 on two devices, below the header.
+    assert len(Path("sweep.csv").read_text(encoding="utf-8").splitlines()) == 1 + 2 * 6
+
+    for words, said in (
+        (["plan", "--fits"], "'rotated' is registered as a compiled model alone"),
+        (["parallel"], "give sizes of its stages, which are forward (B), as --points"),
+        (["sweep", "--out", "pages.csv"], "and rotated reads none; sweep one of its stages, which are forward (B),"),
+    ):
+        assert main([*words, "--model", "rotated"]) == 2
+        assert said in capsys.readouterr().err

@@ -53,6 +53,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.subjects": 3,
     "dsocr_graph.pipeline": 4,
     "dsocr_graph.sweep_pages": 4,
+    "dsocr_graph.sweep_stages": 4,
     "dsocr_graph.cli_calibrate": 5,
     "dsocr_graph.cli_figures": 5,
     "dsocr_graph.cli_formulas": 5,

@@ -27,6 +27,9 @@ FORMATS = ("markdown", "json", "csv")
 _OF_SIDES = ("calibration", "threshold", "fail_on", "lines")
 """Options that say nothing to the table of models."""
 
+_OF_PAGES = ("workload", "mode", "batch", "new_tokens")
+_OF_TIMES = ("device", "calibration")
+
 
 def add_parser(commands: Subparsers) -> None:
     """Add the subcommand to those of a command line.
@@ -103,6 +106,8 @@ def _compare(options: argparse.Namespace) -> SideBySide:
     from modelmeter.compare import read_operand, set_side_by_side, sides_of
 
     operands = [read_operand(text) for text in options.operands]
+    _require_evaluated(operands, options)
+    _require_mode_taken([(each.label, each.variant, each.model) for each in operands if each.is_evaluated], options)
     time_model = choose_time_model(device=_device(options), calibration=options.calibration)
     profile = _profile(options)
 
@@ -111,6 +116,37 @@ def _compare(options: argparse.Namespace) -> SideBySide:
         return _bind(operand.model, operand.label, operand.variant, profile, options.mode)
 
     return set_side_by_side(sides_of(operands, workload_of=workload_of, time_model=time_model))
+
+
+def _require_evaluated(operands: Sequence[Operand], options: argparse.Namespace) -> None:
+    """Refuse options that say what models are evaluated at where no side is one, or a measurement says it."""
+    from dsocr_graph.unused_options import flags
+
+    none_evaluated = not any(operand.is_evaluated for operand in operands)
+    measured = any(operand.measurement is not None for operand in operands)
+    refused = (_OF_PAGES if none_evaluated or measured else ()) + (_OF_TIMES if none_evaluated else ())
+    given = [name for name in refused if getattr(options, name) is not None]
+    if given and operands:
+        raise OptionError(
+            f"{flags(given)} would say nothing: reports and measurements are of what they ran, and models beside a "
+            "measurement run the same; leave out what says nothing, or give model.json or NAME:VARIANT on every side"
+        )
+
+
+def _require_mode_taken(
+    sides: Sequence[tuple[str, str | None, AnalyticModel | None]], options: argparse.Namespace
+) -> None:
+    """Refuse a mode that no side takes: pages of a variant named after a mode are in that one."""
+    from dsocr_graph.unused_options import takes_views
+
+    if options.mode is None or not sides:
+        return
+    if not any(model and takes_views(model.variant) and _mode_of(variant) is None for _, variant, model in sides):
+        raise OptionError(
+            f"--mode {options.mode} is for models whose variant names none, and no side takes it: "
+            f"{', '.join(dict.fromkeys(label for label, _, _ in sides))}; name another variant instead, such as "
+            "deepseek-ocr:base"
+        )
 
 
 def _movements(compared: SideBySide, options: argparse.Namespace) -> Sequence[Movement]:
@@ -171,7 +207,7 @@ def _bind(model: AnalyticModel, label: str, variant: str | None, profile: Profil
     from dsocr_graph.workloads.profile import DTYPES
 
     dtype = model.variant.get("dtype")
-    profile = override(profile, mode=mode or _mode_of(variant), dtype=dtype if dtype in DTYPES else None)
+    profile = override(profile, mode=_mode_of(variant) or mode, dtype=dtype if dtype in DTYPES else None)
     workload = MODELS[model.name].workload(profile) if model.name in MODELS else bind_profile(profile)
     missing = sorted({run.stage for item in workload.items for run in item.runs} - {each.name for each in model.stages})
     if missing:
@@ -239,13 +275,15 @@ def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], 
     from modelmeter.registry import available, registered
 
     profile = _profile(options)
+    entries = {name: registered(name) for name in available()}
+    loaded = {name: entry.load() for name, entry in entries.items()}
+    _require_mode_taken([(name, entry.default, loaded[name]) for name, entry in entries.items()], options)
     models: dict[str, AnalyticModel] = {}
     workloads: dict[str, Workload] = {}
     left_out: list[LeftOut] = []
-    for name in available():
-        entry = registered(name)
+    for name, entry in entries.items():
         label = f"{name}:{entry.default}"
-        model = entry.load()
+        model = loaded[name]
         try:
             workloads[label] = _bind(model, label, entry.default, profile, options.mode)
         except (OptionError, WorkloadError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from dsocr_graph.cli_options import add_shipped
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 
@@ -27,7 +29,7 @@ def _run(options: argparse.Namespace) -> int:
     from modelmeter.reports.quoted import ROUTINGS, quoted_figures
     from modelmeter.whatif import apply
 
-    model = modelmeter.load(options.model, options.variant)
+    model = evolve(modelmeter.load(options.model, options.variant), name=options.model)  # not its class's
     what_if = apply(model, whatif_from(options))
     routings = list({routing.name: routing for routing in (*ROUTINGS, what_if.routing)}.values())
     print(quoted_to_markdown(quoted_figures(what_if.model, routings=routings)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,12 @@ def _run(options: argparse.Namespace) -> int:
     else:
         module = model.root.id if options.module is None else options.module
         found = module_formulas(model, module, stages=options.stage)
+        if found[0].module != module:
+            equal = next(node.instances for node in model.modules if node.id == found[0].module)
+            print(
+                f"{module} is one of {found[0].module}: the formulas are of these {equal} equal modules together",
+                file=sys.stderr,
+            )
         stages = _by_stage(model, found, own=options.own, sum_over=options.sum_over)
         text = _WRITERS[options.format](stages if options.quantity is None else _only(stages, options.quantity))
     if options.out is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsocr_graph.errors import OptionError
+from dsocr_graph.unused_options import flags
 
 AddArgument = Callable[..., argparse.Action]
 """`add_argument` of a parser, or of a group of its options."""
@@ -144,6 +145,25 @@ def page_options(options: argparse.Namespace) -> dict[str, Any]:
     if options.crops is not None:
         given["crops"] = two_numbers(options.crops, "crops", "crops, such as 2x3")
     return given
+
+
+def refuse_options(options: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Refuse options that are given and would say nothing.
+
+    Raises
+    ------
+    OptionError
+        When one of them is given.
+
+    Examples
+    --------
+    >>> refuse_options(argparse.Namespace(batch=8, mode=None), ["batch", "mode"], "--points gives the sizes themselves")
+    Traceback (most recent call last):
+    dsocr_graph.errors.OptionError: --points gives the sizes themselves, so that --batch would say nothing; leave ...
+    """
+    given = [name for name in names if getattr(options, name) not in (None, [])]
+    if given:
+        raise OptionError(f"{reason}, so that {flags(given)} would say nothing; leave out one or the other")
 
 
 def two_numbers(text: str, option: str, unit: str) -> tuple[int, int]:

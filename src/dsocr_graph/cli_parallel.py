@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,15 @@ from dsocr_graph.cli_options import (
     add_subject,
     add_trust,
     page_options,
+    refuse_options,
 )
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsocr_graph.timing.plan import Point
     from modelmeter.model import AnalyticModel
     from modelmeter.parallel import Latency, Layout
     from modelmeter.workload import Workload
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
 _PAGES = (*(name for name in PAGE_OPTIONS if name != "mode"), "batch")  # a variant is named by its mode
+_OF_CAPTURES = (*_PAGES, "mode", "dtype", "attention")
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -130,38 +134,45 @@ def _asked(options: argparse.Namespace) -> _Asked:
     from dsocr_graph.compiling import compile_user_model, shipped_or_compiled
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.named_model import NamedModel
-    from dsocr_graph.subjects import points_of, points_workload, subject_of
-    from dsocr_graph.timing.plan import check_point
+    from dsocr_graph.subjects import points_of, registered_only, stages_text, subject_of
+    from dsocr_graph.timing.plan import parse_point
     from dsocr_graph.workloads import choose_profile
     from modelmeter.serialize import model_from_bytes
 
+    shipped = registered_only(options.model)
+    if shipped is not None:
+        refuse_options(options, _OF_CAPTURES, f"{shipped.name} comes as it is")
+        if not options.points:
+            raise OptionError(
+                f"{shipped.name} is registered as a compiled model, which says nothing of pages; give sizes of its "
+                f"stages, which are {stages_text(shipped)}, as --points STAGE:DIM=SIZE,..."
+            )
+        return _at_points(shipped, tuple(map(parse_point, options.points)))
     progress = progress_lines()
     subject = subject_of(options.model, trust_remote_code=options.trust_remote_code, progress=progress)
     points = points_of(options.points, subject)
     if not isinstance(subject, NamedModel):
-        _refuse(options, (*_PAGES, "mode", "dtype", "attention"), f"{subject.name} comes as it is")
+        refuse_options(options, _OF_CAPTURES, f"{subject.name} comes as it is")
         document = compile_user_model(subject, progress=progress).model_json
-        model = model_from_bytes(document, source=f"compiled {subject.name}")
-    else:
-        if points:
-            _refuse(options, _PAGES, "--points gives the sizes themselves")
-        profile = choose_profile(**page_options(options), batch=options.batch, dtype=options.dtype)
-        variant = subject.variant(profile, options.attention or subject.attention)
-        model = shipped_or_compiled(subject, variant, progress=progress)
-        if not points:
-            lengths = tuple(f"{name}: {text}" for name, text in profile.lengths.items())
-            return _Asked(model=model, workload=subject.workload(profile), lengths=lengths)
+        return _at_points(model_from_bytes(document, source=f"compiled {subject.name}"), points)
+    if points:
+        refuse_options(options, _PAGES, "--points gives the sizes themselves")
+    profile = choose_profile(**page_options(options), batch=options.batch, dtype=options.dtype)
+    variant = subject.variant(profile, options.attention or subject.attention)
+    model = shipped_or_compiled(subject, variant, progress=progress)
+    if points:
+        return _at_points(model, points)
+    lengths = tuple(f"{name}: {text}" for name, text in profile.lengths.items())
+    return _Asked(model=model, workload=subject.workload(profile), lengths=lengths)
+
+
+def _at_points(model: AnalyticModel, points: Sequence[Point]) -> _Asked:
+    from dsocr_graph.subjects import points_workload
+    from dsocr_graph.timing.plan import check_point
+
     for point in points:
         check_point(model, point)
     return _Asked(model=model, workload=points_workload(points))
-
-
-def _refuse(options: argparse.Namespace, names: Sequence[str], reason: str) -> None:
-    """Refuse options that would say nothing."""
-    given = [name for name in names if getattr(options, name) not in (None, [])]
-    if given:
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise OptionError(f"{reason}, so that {flags} would say nothing; leave out one or the other")
 
 
 def _layout(options: argparse.Namespace) -> Layout:

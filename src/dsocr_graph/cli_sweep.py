@@ -1,4 +1,7 @@
-"""The subcommand `sweep`: a table of FLOPs, bytes, memory and roofline times over a grid of pages; needs no torch."""
+"""The subcommand `sweep`: a table of FLOPs, bytes, memory and roofline times over a grid; shipped models need no torch.
+
+The grid is of pages as DeepSeek-OCR reads them, or of a stage of any model at its own dims.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,29 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import add_capture, add_model, two_numbers
+from attrs import frozen
+
+from dsocr_graph.cli_options import add_capture, refuse_options, two_numbers
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatifs_from
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from modelmeter.devices import DeviceSpec
     from modelmeter.model import AnalyticModel
+    from modelmeter.sweeps import Grid
+    from modelmeter.whatif import Options
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
 PAGE = "1700x2200"
 """Letter at 200 dpi, in pixels."""
+
+DEFAULTS = {"mode": "Gundam", "batch": "1", "prompt_tokens": "10", "new_tokens": "1100"}
+"""Of a grid of pages, by option."""
+
+_OF_PAGES = ("page", "crops", "batch", "prompt_tokens", "new_tokens")
 
 MOST_VALUES = 1_000_000
 """Of one range; a longer one is a slip of the keyboard."""
@@ -38,21 +53,35 @@ def add_parser(commands: Subparsers) -> None:
         help="write a table over batches, modes, pages, tokens, devices and what-ifs",
         description="Evaluate every combination of the values given. Numbers are lists and ranges: 1,2,4 or "
         "100:2000:100, which is 100, 200 ... 2000; tokens may also be a distribution, such as normal:900:200, which "
-        "stands for equally likely lengths: the mean of their rows is the mean over these.",
+        "stands for equally likely lengths: the mean of their rows is the mean over these. Pages are those of "
+        "DeepSeek-OCR; a stage of any model is swept over its own dims.",
     )
-    add_model(parser.add_argument)
-    grid = parser.add_argument_group("grid")
-    grid.add_argument("--mode", default="Gundam", metavar="NAME[,...]", help="resolution modes (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="deepseek-ocr",
+        help="by name, of `dsocr-graph models` or another package, or path of a config.json (default: %(default)s)",
+    )
+    stage = parser.add_argument_group("grid of a stage, instead of pages")
+    stage.add_argument("--stage", metavar="NAME", help="such as decode; `dsocr-graph formulas` lists those of a model")
+    stage.add_argument(
+        "--axis",
+        action="append",
+        default=[],
+        metavar="DIM=NUMBERS",
+        help="sizes of a dim, such as B=1,8,64 or T=128:8192:128; repeatable, one for each dim of the stage",
+    )
+    grid = parser.add_argument_group("grid of pages")
+    grid.add_argument("--mode", metavar="NAME[,...]", help=f"resolution modes (default: {DEFAULTS['mode']})")
     grid.add_argument("--page", metavar="WxH[,...]", help=f"page sizes in pixels (default: {PAGE})")
     grid.add_argument("--crops", metavar="WxH[,...]", help="instead: columns x rows that a page is cut into")
-    grid.add_argument("--batch", default="1", metavar="NUMBERS", help="equal pages together (default: %(default)s)")
+    grid.add_argument("--batch", metavar="NUMBERS", help=f"equal pages together (default: {DEFAULTS['batch']})")
     grid.add_argument(
-        "--prompt-tokens", default="10", metavar="LENGTHS", help="tokens of the prompt (default: %(default)s)"
+        "--prompt-tokens", metavar="LENGTHS", help=f"tokens of the prompt (default: {DEFAULTS['prompt_tokens']})"
     )
     grid.add_argument(
-        "--new-tokens", default="1100", metavar="LENGTHS", help="tokens generated per page (default: %(default)s)"
+        "--new-tokens", metavar="LENGTHS", help=f"tokens generated per page (default: {DEFAULTS['new_tokens']})"
     )
-    grid.add_argument("--device", metavar="NAME[,...]", help="devices for roofline times (default: no times)")
+    parser.add_argument("--device", metavar="NAME[,...]", help="devices for roofline times (default: no times)")
     add_capture(parser.add_argument_group("variant").add_argument, dtype="bf16")
     add_whatif_arguments(parser, several=True)
     parser.add_argument("--detail", default="totals", help="totals, or modules: a row for each (default: %(default)s)")
@@ -68,25 +97,15 @@ def add_parser(commands: Subparsers) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.emit.what_ifs import change_lines
-    from dsocr_graph.sweep_pages import PageAxes, page_grid
     from modelmeter.devices import load_device
     from modelmeter.sweeps.run import sweep_to_file
     from modelmeter.whatif import apply
 
-    axes = PageAxes(
-        modes=tuple(options.mode.split(",")),
-        pages=_sizes(options.page or ("" if options.crops else PAGE), "page", "pixels, such as 1700x2200"),
-        crops=_sizes(options.crops, "crops", "crops, such as 2x3"),
-        batches=numbers(options.batch, "batch"),
-        prompt_tokens=_lengths(options.prompt_tokens, "prompt-tokens"),
-        new_tokens=_lengths(options.new_tokens, "new-tokens"),
-    )
     what_ifs = whatifs_from(options)
     devices = [load_device(name) for name in options.device.split(",")] if options.device is not None else []
-    models = _models(options, axes.modes)
-    grid = page_grid(axes, models, what_ifs=what_ifs, devices=devices)
+    asked = _pages(options, what_ifs, devices) if options.stage is None else _stage(options, what_ifs, devices)
     out = sweep_to_file(
-        grid,
+        asked.grid,
         options.out,
         detail=options.detail,
         workers=options.workers,
@@ -94,23 +113,62 @@ def _run(options: argparse.Namespace) -> int:
         resume=options.resume,
         progress=progress_lines(),
     )
-    # The decoder is the same in every mode, and so is what a what-if changes.
-    applied = [apply(next(iter(models.values())), each) for each in what_ifs]
+    applied = [apply(asked.model, each) for each in what_ifs]
     lines = change_lines(change for what_if in applied for change in what_if.changes)
-    print("\n".join((f"{out}: {grid.points:,} points", *lines)))
+    print("\n".join((f"{out}: {asked.grid.points:,} points", *lines)))
     return 0
+
+
+@frozen(kw_only=True)
+class _Asked:
+    """A grid, and a model of it that every what-if changes as it does the others."""
+
+    grid: Grid
+    model: AnalyticModel
+
+
+# --- pages
+
+
+def _pages(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Sequence[DeviceSpec]) -> _Asked:
+    from dsocr_graph.sweep_pages import PageAxes, page_grid
+
+    if options.axis:
+        raise OptionError(f"--axis {options.axis[0]} is of a stage, and none is named; add --stage, such as decode")
+    asked = {
+        name: default if getattr(options, name) is None else getattr(options, name)
+        for name, default in DEFAULTS.items()
+    }
+    axes = PageAxes(
+        modes=tuple(asked["mode"].split(",")),
+        pages=_sizes(options.page or ("" if options.crops else PAGE), "page", "pixels, such as 1700x2200"),
+        crops=_sizes(options.crops, "crops", "crops, such as 2x3"),
+        batches=numbers(asked["batch"], "batch"),
+        prompt_tokens=_lengths(asked["prompt_tokens"], "prompt-tokens"),
+        new_tokens=_lengths(asked["new_tokens"], "new-tokens"),
+    )
+    models = _models(options, axes.modes)
+    # The decoder is the same in every mode, and so is what a what-if changes.
+    return _Asked(grid=page_grid(axes, models, what_ifs=what_ifs, devices=devices), model=next(iter(models.values())))
 
 
 def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, AnalyticModel]:
     from dsocr_graph.compiling import shipped_or_compiled
-    from dsocr_graph.models.registry import Variant, model_named
+    from dsocr_graph.models.registry import Variant
+    from dsocr_graph.subjects import named_or_configured, registered_only, stages_text
     from dsocr_graph.workloads import bind_profile, mode_named
 
-    named = model_named(options.model)
+    registered = registered_only(options.model)
+    if registered is not None:
+        raise OptionError(
+            f"these axes are pages as DeepSeek-OCR reads them, and {registered.name} reads none; sweep one of its "
+            f"stages, which are {stages_text(registered)}, as --stage NAME --axis DIM=NUMBERS"
+        )
+    named = named_or_configured(options.model)
     if named.workload is not bind_profile:
         raise OptionError(
-            f"the axes of a sweep are pages as DeepSeek-OCR reads them, and {named.name} reads them otherwise; sweep "
-            "it by modelmeter.sweeps with rules of its own, or analyze it one point at a time"
+            f"these axes are pages as DeepSeek-OCR reads them, and {named.name} reads them otherwise; sweep one of its "
+            "stages over its own dims, such as --stage decode --axis B=1,8,64 --axis T=128:8192:128"
         )
     found = {mode.name: mode for mode in map(mode_named, modes)}
     return {
@@ -120,6 +178,47 @@ def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, An
         )
         for name, mode in found.items()
     }
+
+
+# --- a stage
+
+
+def _stage(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Sequence[DeviceSpec]) -> _Asked:
+    from dsocr_graph.sweep_stages import stage_grid
+
+    refuse_options(options, _OF_PAGES, "--stage is swept over its own dims")
+    sizes: dict[str, tuple[int, ...]] = {}
+    for text in options.axis:
+        dim, equals, values = text.partition("=")
+        if not equals or dim in sizes:
+            raise OptionError(
+                f"--axis {text!r} {'repeats a dim' if equals else 'names no dim'}; write each dim of the stage once, "
+                "as DIM=NUMBERS, such as B=1,8,64"
+            )
+        sizes[dim] = numbers(values, f"axis {dim}")
+    model = _stage_model(options)
+    return _Asked(grid=stage_grid(model, options.stage, sizes, what_ifs=what_ifs, devices=devices), model=model)
+
+
+def _stage_model(options: argparse.Namespace) -> AnalyticModel:
+    from dsocr_graph.compiling import shipped_or_compiled
+    from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.subjects import named_or_configured, registered_only
+    from dsocr_graph.unused_options import refuse_views
+    from dsocr_graph.workloads import choose_profile
+
+    registered = registered_only(options.model)
+    if registered is not None:
+        refuse_options(options, ("mode", "attention"), f"{registered.name} comes as it is")
+        return registered
+    named = named_or_configured(options.model)
+    profile = choose_profile(mode=options.mode, dtype=options.dtype)
+    variant = named.variant(profile, options.attention or named.attention)
+    refuse_views(named.name, variant.facts(), () if options.mode is None else ("mode",))
+    return shipped_or_compiled(named, variant, progress=progress_lines())
+
+
+# --- numbers
 
 
 def _sizes(text: str | None, option: str, unit: str) -> tuple[tuple[int, int], ...]:

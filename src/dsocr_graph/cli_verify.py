@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsocr_graph.cli_options import add_points, add_trust, add_variant
+from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,8 +51,9 @@ def add_parser(commands: Subparsers) -> None:
     )
     add_points(parser.add_argument, "every stage at the sizes of its example inputs")
     variant = parser.add_argument_group("variant")
-    variant.add_argument("--mode", default=_DEFAULTS["mode"], help="Tiny, Small, Base or Large (default: %(default)s)")
+    variant.add_argument("--mode", help=f"Tiny, Small, Base or Large (default: {_DEFAULTS['mode']})")
     add_variant(variant.add_argument, dtype=_DEFAULTS["dtype"])
+    parser.set_defaults(dtype=None)  # only what was given can be refused where it says nothing
     parser.add_argument("--seed", type=int, default=0, help="of random weights and inputs (default: %(default)s)")
     parser.add_argument(
         "--torchlens",
@@ -98,13 +100,19 @@ def _verify(options: argparse.Namespace) -> Verification:
 def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verification:
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.timing.plan import parse_point
+    from dsocr_graph.unused_options import refuse_views
     from dsocr_graph.verification.verify import verify_model
     from dsocr_graph.workloads import choose_profile
 
     points = [parse_point(text) for text in options.points]
-    variant = named.variant(
-        choose_profile(mode=options.mode, dtype=options.dtype), options.attention or named.attention
-    )
+    profile = choose_profile(mode=options.mode or _DEFAULTS["mode"], dtype=options.dtype or _DEFAULTS["dtype"])
+    variant = named.variant(profile, options.attention or named.attention)
+    refuse_views(named.name, variant.facts(), _given(options))
+    if options.moe == "loop" and named.runnable is None:
+        raise OptionError(
+            f"--moe loop would say nothing of {named.name}: only DeepSeek-OCR's own code has a loop over experts to "
+            "verify; leave it out"
+        )
     model, stages = named.build(variant)
 
     def inputs(stage: str, bindings: Mapping[str, int]) -> list[Tensor]:
@@ -130,8 +138,10 @@ def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verificatio
 def _verify_user_model(model: UserModel, options: argparse.Namespace) -> Verification:
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.subjects import points_of
+    from dsocr_graph.unused_options import refuse_of_built
     from dsocr_graph.verification.verify import verify_model
 
+    refuse_of_built(model.name, _given(options))
     return verify_model(
         model.module,
         model.stages,
@@ -142,6 +152,12 @@ def _verify_user_model(model: UserModel, options: argparse.Namespace) -> Verific
         torchlens=options.torchlens,
         progress=progress_lines(),
     )
+
+
+def _given(options: argparse.Namespace) -> set[str]:
+    """Return which options on the variant were given, other than as by default."""
+    given = {name for name in ("mode", "dtype", "attention") if getattr(options, name) is not None}
+    return given if options.moe == _DEFAULTS["moe"] else given | {"moe"}
 
 
 def _looping(named: NamedModel, variant: ModelVariant, seed: int) -> dict[str, nn.Module]:
@@ -158,7 +174,7 @@ def _command(options: argparse.Namespace) -> str:
     """Return the command line of a verification; what is by default is left out."""
     words = ["dsocr-graph", "verify"]
     for name, default in _DEFAULTS.items():
-        if getattr(options, name) != default:
+        if getattr(options, name) not in (None, default):
             words += [f"--{name}", getattr(options, name)]
     if options.attention is not None:
         words += ["--attention", options.attention]

@@ -96,7 +96,7 @@ def compile_user_model(
         facts=model.facts,
         versions={},
         load_dtype=None,
-        limits={},
+        limits=model.limits,
         allow_unclassified=allow_unclassified,
         allow_partial=allow_partial,
         progress=progress,

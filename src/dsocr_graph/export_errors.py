@@ -12,7 +12,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -41,6 +41,11 @@ _DATA = (
 _ASIDE = ("For more", "For extended", "For C++", "If you suspect", "Caused by", "consider using", "(Size-like")
 _CUT = re.compile(r" For more information| If you're using mark_dynamic| \(unhinted")  # the rest of a line
 _REST = ("User stack", "The following call raised", "The error above occurred")
+# What a user of a configuration can do about dims that are declared for him.
+_FAULT = (
+    "that is a fault of how dsocr_graph describes such models, not of the configuration: report it with the "
+    "configuration, or describe the stages yourself by a factory (package.module:function)"
+)
 _MOST_LINES = 6  # of what torch says
 _MOST_INPUTS = 6  # of the example inputs, by shape
 
@@ -113,7 +118,7 @@ def explained(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mappi
     said = "\n    ".join(_said(error))
     return CaptureError(
         f"stage {stage.name!r} cannot be captured: {reason.what}\n{place}  {type(error).__name__}: {said}\n"
-        f"  {reason.advice}; or allow a partial model to report the other stages"
+        f"  {reason.advice}; --allow-partial reports the other stages"
     )
 
 
@@ -147,7 +152,8 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
             site=site,
         )
     if isinstance(error, ConstraintViolationError) or kind is UserErrorType.CONSTRAINT_VIOLATION:
-        return _dims_refused(fixed)
+        refused = _dims_refused(fixed)
+        return evolve(refused, advice=_FAULT) if stage.configured else refused
     if kind is UserErrorType.INVALID_INPUT:
         return _Reason(
             what="the dims that it declares do not fit its inputs",

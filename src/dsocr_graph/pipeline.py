@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,20 @@ from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.subjects import points_of, points_workload, restricted, subject_of
 from dsocr_graph.time_models import choose_time_model, require_calibrated
 from dsocr_graph.timing.plan import Point, check_point
+from dsocr_graph.unused_options import refuse_beside_points, refuse_of_built, refuse_views
 from dsocr_graph.workloads import choose_profile
 from modelmeter import AnalyticModel
 from modelmeter.measurement import Measurement, read_measurement
 from modelmeter.predict import Calibrated, Roofline, TimeModel
 from modelmeter.predict.engine import Engine
 from modelmeter.reports import Report
+from modelmeter.reports.left_out import left_out_stages
 from modelmeter.serialize import model_from_bytes, model_to_json
 from modelmeter.whatif import AS_CAPTURED, Options, apply, evaluate_what_if
+from modelmeter.workload import Workload
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from dsocr_graph.models.user_model import UserModel
 
 DEFAULT_DEVICE = "h200"
 
@@ -172,11 +173,15 @@ def analyze_model(
         "new_tokens": new_tokens,
     }
     asked = points_of(points, subject)
-    _check_options(subject, asked, pages, dtype=dtype, attention=attention)
+    if not isinstance(subject, NamedModel):
+        refuse_of_built(subject.name, _given({**pages, "dtype": dtype, "attention": attention}))
+    elif asked:
+        refuse_beside_points(_given(pages))
     profile = choose_profile(**pages, dtype=dtype)
     partly = {"allow_unclassified": allow_unclassified, "allow_partial": allow_partial}
     if isinstance(subject, NamedModel):
         variant = subject.variant(profile, attention or subject.attention)
+        refuse_views(subject.name, variant.facts(), _given(pages))
         require_measured_calls(time_model, what_if, profile.dtype)
         store = ModelCache.default() if cache else ModelCache(directory=None)
         compiled = compile_model(subject, variant, store=store, progress=progress, **partly)
@@ -186,8 +191,10 @@ def analyze_model(
         compiled = compile_user_model(subject, progress=progress, **partly)
         asked_for = points_workload(asked)
     captured = model_from_bytes(compiled.model_json, source=f"compiled {subject.name}")
-    if allow_partial:
-        asked_for = restricted(asked_for, [stage.name for stage in captured.stages])
+    without = left_out_stages(captured.provenance)
+    if without:
+        asked = tuple(point for point in asked if point.stage not in without)
+        asked_for = _what_is_left(asked_for, asked, captured)
     for point in asked if points else ():
         check_point(captured, point)
     progress(f"evaluating {asked_for.name}")
@@ -233,33 +240,20 @@ def analyze_model(
     return Analysis(model=applied.model, report=report, files=files)
 
 
-def _check_options(
-    subject: NamedModel | UserModel,
-    points: Sequence[Point],
-    pages: Mapping[str, object],
-    *,
-    dtype: str | None,
-    attention: str | None,
-) -> None:
-    """Refuse options that say nothing of what is analyzed."""
-    given = {name for name, value in pages.items() if value not in (None, (), [])}
-    if isinstance(subject, NamedModel):
-        if points and given - {"mode"}:
-            raise OptionError(
-                f"--points gives the sizes themselves, so that {_flags(given - {'mode'})} would say nothing; leave out "
-                "one or the other"
-            )
-        return
-    given |= {name for name, value in (("dtype", dtype), ("attention", attention)) if value is not None}
-    if given:
+def _what_is_left(workload: Workload, points: Sequence[Point], model: AnalyticModel) -> Workload:
+    """Return what is asked of the stages that a partial model has; named anew where points remain."""
+    asked = dict.fromkeys(run.stage for item in workload.items for run in item.runs)
+    if all(stage in left_out_stages(model.provenance) for stage in asked):
         raise OptionError(
-            f"{_flags(given)} would say nothing of {subject.name}, which comes as it is; give --points STAGE:DIM=SIZE "
-            "for other sizes than its example's, and build it otherwise for another variant"
+            f"nothing is left of what is asked of {model.name}: {', '.join(asked)} cannot be captured and is left out; "
+            f"ask for {', '.join(stage.name for stage in model.stages)} by --points, or mend the model (without "
+            "--allow-partial the whole reason is shown)"
         )
+    return points_workload(points) if points else restricted(workload, [stage.name for stage in model.stages])
 
 
-def _flags(names: Collection[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in sorted(names))
+def _given(options: Mapping[str, object]) -> set[str]:
+    return {name for name, value in options.items() if value not in (None, (), [])}
 
 
 def _word(model: str | Path | nn.Module) -> str | None:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from dsocr_graph.errors import OptionError
+from dsocr_graph.errors import OptionError, UnknownModelError
 from dsocr_graph.models.from_transformers import CATALOG, model_from_config
 from dsocr_graph.models.from_transformers.trusted_code import FLAG
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
 from dsocr_graph.timing.plan import Point, parse_point
+from modelmeter.registry import available, registered
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 if TYPE_CHECKING:
     from torch import nn
 
     from dsocr_graph.models.user_model import UserModel
+    from modelmeter.model import AnalyticModel
 
 Progress = Callable[[str], None]
 
@@ -125,7 +127,41 @@ def named_or_configured(
         return transformers_model(configured if layers is None else configured.shortened(layers))
     if layers is not None:
         raise OptionError(f"only models of a transformers configuration can be shortened, not {str(model)!r}")
+    _require_named(str(model))
     return model_named(str(model))
+
+
+def registered_only(model: str | Path) -> AnalyticModel | None:
+    """Return the compiled model that a package registers under a name which is none of `MODELS`; None without one.
+
+    Such a model has stages and sizes, and neither a module nor a reading of pages.
+
+    Raises
+    ------
+    BrokenModelError, ModelFileError
+        When the package that registers it is broken.
+
+    Examples
+    --------
+    >>> registered_only("deepseek-ocr") is None
+    True
+    """
+    name = str(model)
+    if name in MODELS or name not in available():
+        return None
+    return evolve(registered(name).load(), name=name)  # a module captured by its class has the name of that
+
+
+def stages_text(model: AnalyticModel) -> str:
+    """Return the stages of a model with their dims, for messages.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> stages_text(modelmeter.load("qwen3-8b"))
+    'prefill (B, S), decode (B, T)'
+    """
+    return ", ".join(f"{stage.name} ({', '.join(stage.dims) or 'no dims'})" for stage in model.stages)
 
 
 def points_of(texts: Sequence[str], model: NamedModel | UserModel) -> tuple[Point, ...]:
@@ -170,6 +206,22 @@ def restricted(workload: Workload, stages: Collection[str]) -> Workload:
     """
     kept = [(item, tuple(run for run in item.runs if run.stage in stages)) for item in workload.items]
     return evolve(workload, items=tuple(evolve(item, runs=runs) for item, runs in kept if runs))
+
+
+def _require_named(name: str) -> None:
+    if name in MODELS:
+        return
+    if name in available():
+        raise UnknownModelError(
+            f"{name!r} is registered as a compiled model alone, without a module to run and a reading of pages; ask "
+            "about it by `formulas` and `figures`, at sizes of its stages by `sweep --stage` and `parallel --points`"
+        )
+    if ":" in name:
+        raise UnknownModelError(
+            f"{name!r} is a factory, whose module has no reading of pages; name a model that has one "
+            f"({', '.join(sorted(MODELS))}) or the path of a config.json, or analyze the factory at sizes of its "
+            "stages, by `python -m dsocr_graph.analyze` or `parallel`"
+        )
 
 
 def _require_no_trust(name: str, trust_remote_code: bool) -> None:

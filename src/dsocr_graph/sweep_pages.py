@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from dsocr_graph.errors import OptionError
+from dsocr_graph.sweep_stages import sections
 from dsocr_graph.workloads import MAX_CONTEXT, Mode, mode_named, tile, tile_crops
 from dsocr_graph.workloads.errors import ContextTooLongError, InvalidProfileError
 from dsocr_graph.workloads.limits import MAX_BATCH, whole_number
 from modelmeter.devices import DeviceSpec
 from modelmeter.model import AnalyticModel
-from modelmeter.sweeps import Axis, Grid, Program, Section, StageRule
-from modelmeter.whatif import AS_CAPTURED, Options, apply
+from modelmeter.sweeps import Axis, Grid, Section, StageRule
+from modelmeter.whatif import AS_CAPTURED, Options
 
 # What `dsocr_graph.workloads.bind_profile` makes of a page, in columns of the axes.
 RULES = (
@@ -102,50 +103,19 @@ def page_grid(
     ['vision_global', 'prefill', 'decode']
     """
     _require_values(axes)
-    sections: list[Section] = []
+    found: list[Section] = []
     for name in axes.modes:
         mode = mode_named(name)
-        model = models[mode.name]
-        programs = _programs(model, what_ifs)
-        columns = _axes(axes, mode)
-        for options in what_ifs:
-            labels = {"mode": mode.name, "routing": options.routing.name, **_changes(options, what_ifs, model)}
-            for device in devices or (None,):
-                named = labels if device is None else {**labels, "device": device.key}
-                sections.append(
-                    Section(
-                        program=programs[_without_routing(options)],
-                        labels=named,
-                        axes=columns,
-                        rules=RULES,
-                        documents="batch",
-                        routing=options.routing,
-                        device=device,
-                    )
-                )
-    return Grid(sections=tuple(sections))
-
-
-def _programs(model: AnalyticModel, what_ifs: Sequence[Options]) -> dict[Options, Program]:
-    """Return the compiled model under each of the what-ifs but for their routing, which a section chooses."""
-    for routing in dict.fromkeys(options.routing for options in what_ifs):
-        apply(model, Options(routing=routing))  # refuses a histogram of another model
-    distinct = dict.fromkeys(map(_without_routing, what_ifs))
-    return {options: Program.of(apply(model, options).model) for options in distinct}
-
-
-def _without_routing(options: Options) -> Options:
-    return evolve(options, routing=AS_CAPTURED.routing)
-
-
-def _changes(options: Options, what_ifs: Sequence[Options], model: AnalyticModel) -> dict[str, str]:
-    """Return the values of the what-ifs that change a call in any of them; the captured type where it is kept."""
-    dtype = model.variant["dtype"]
-    named = dict.fromkeys(name for each in what_ifs for name in each.changing(dtype))
-    changes = {name: getattr(options, name) or dtype for name in named}
-    if any(each.groups_weights for each in what_ifs):
-        changes["group_size"] = str(options.group_size) if options.groups_weights else ""
-    return changes
+        found += sections(
+            models[mode.name],
+            _axes(axes, mode),
+            RULES,
+            labels={"mode": mode.name},
+            documents="batch",
+            what_ifs=what_ifs,
+            devices=devices,
+        )
+    return Grid(sections=tuple(found))
 
 
 def _require_values(axes: PageAxes) -> None:

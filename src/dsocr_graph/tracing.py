@@ -15,6 +15,7 @@ from dsocr_graph.ir import CapturedModel, ModuleSpec, OpGraph, ParameterSpec
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.reading import all_paths, graph_of
 from dsocr_graph.torch_terms import dtype_of
+from modelmeter.reports.left_out import WHY_WITHOUT
 
 
 def capture(
@@ -78,7 +79,7 @@ def capture(
                 continue
             if not (isinstance(outcome, CaptureError) and allow_partial and len(left_out) + 1 < len(stages)):
                 raise outcome
-            progress(f"left out: {outcome}")
+            progress(f"left out {stage.name}: {outcome}")
             left_out[stage.name] = str(outcome)
     return CapturedModel(
         name=name,
@@ -91,7 +92,7 @@ def capture(
         graphs=tuple(graphs),
         provenance={
             "torch": torch.__version__.split("+")[0],
-            **{f"why without {stage}": reason for stage, reason in left_out.items()},
+            **{f"{WHY_WITHOUT}{stage}": reason for stage, reason in left_out.items()},
         },
     )
 

@@ -19,8 +19,11 @@ from dsocr_graph import cli_compare
 from dsocr_graph.errors import OptionError
 from modelmeter import registry
 from modelmeter.compare import CompareError, Metric, MissingFigureError, Movement, UnknownOperandError
-from modelmeter.model import AnalyticModel
+from modelmeter.evaluate import evaluate
+from modelmeter.layers import Unclassified
+from modelmeter.model import AnalyticModel, Exactness, Leaf
 from modelmeter.serialize import model_to_json
+from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 Compare = Callable[..., tuple[int, str, str]]
 
@@ -64,10 +67,10 @@ def test_an_implementation_is_a_reason(compare: Compare) -> None:
 
 
 def test_models_of_two_packages_are_compared_module_by_module(compare: Compare) -> None:
-    """The decoder has one row for both, and the choice of experts one name; a model of one variant needs none named."""
+    """The decoder has one row for both, the choice of experts one name, and each side that of its variant."""
     _, text, _ = compare("deepseek-ocr:base", "deepseek-ocr-2", "--format", "json")
     document = json.loads(text)
-    assert document["sides"] == ["deepseek-ocr:base", "deepseek-ocr-2"]
+    assert document["sides"] == ["deepseek-ocr:base", "deepseek-ocr-2:bf16-sdpa-grouped"]
     assert document["facts"]["variant: moe"] == ["grouped", "grouped"]
     name = "model.{-/language_model}.layers.[1-11].self_attn"
     assert document["module_ids"][name] == [
@@ -150,6 +153,66 @@ def _other_stages() -> AnalyticModel:
         ),
         leaves=tuple(evolve(leaf, stage="encode") if leaf.stage == "vision_global" else leaf for leaf in model.leaves),
     )
+
+
+def _unclassified(leaf: Leaf) -> Leaf:
+    """Return a call as of an operator that no rule is for."""
+    return evolve(leaf, exactness=Exactness.UNCLASSIFIED, layer=Unclassified(op="linear", reads=(), writes=()))
+
+
+def _report_folder(folder: Path, model: AnalyticModel) -> str:
+    step = StageRun(stage="decode", count=1, bindings={"B": 1, "T": 9})
+    workload = Workload(name="step", items=(WorkloadItem(name="one", documents=1, runs=(step,)),))
+    folder.mkdir()
+    (folder / "report.json").write_text(evaluate(model, workload).to_json(), encoding="utf-8")
+    return str(folder)
+
+
+def test_reports_are_of_their_own_workload(tmp_path: Path) -> None:
+    """What models are evaluated at is refused where there is none; beside a model it is of that one."""
+    tiny = modelmeter.load("deepseek-ocr", "tiny")
+    report = _report_folder(tmp_path / "a", tiny)
+    for words, named in ((("--batch", "4", "--mode", "Base"), "--batch, --mode"), (("--device", "h100"), "--device")):
+        parsed = options(report, report, *words)
+        with pytest.raises(OptionError, match=f"{named} would say nothing: reports and measurements are of what they"):
+            parsed.run(parsed)
+    parsed = options(report, "deepseek-ocr:tiny", "--batch", "4", "--out", str(tmp_path / "out.md"))
+    assert parsed.run(parsed) == 0
+
+
+def test_a_mode_is_of_sides_that_name_none(compare: Compare) -> None:
+    """Variants named after a mode stay in it; where no side takes the mode, it is refused and not ignored."""
+    for other in ("deepseek-ocr", "qwen3-8b"):
+        with pytest.raises(OptionError, match=r"--mode Base is for models whose variant names none, and no side takes"):
+            compare("deepseek-ocr:gundam", other, "--mode", "Base")
+    with pytest.raises(OptionError, match=r"no side takes it: .*deepseek-ocr"):
+        compare("--all", "--mode", "Base")
+
+
+def test_a_side_that_leaves_something_out_says_so(compare: Compare, tmp_path: Path) -> None:
+    """A stage that a partial model is without, and an operator without a rule; of whole sides nothing is said."""
+    tiny = modelmeter.load("deepseek-ocr", "tiny")
+    (logits,) = (leaf for leaf in tiny.leaves if (leaf.stage, leaf.module) == ("decode", "lm_head"))
+    odd = evolve(
+        tiny,
+        leaves=tuple(_unclassified(leaf) if leaf is logits else leaf for leaf in tiny.leaves),
+        provenance={**tiny.provenance, "why without classify": "stage 'classify' cannot be captured"},
+    )
+    sides = [_report_folder(tmp_path / name, model) for name, model in (("odd", odd), ("whole", tiny))]
+    parsed = options(*sides, "--out", str(tmp_path / "out.json"), "--format", "json")
+    parsed.run(parsed)
+    document = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert document["uncounted"] == [
+        ["everything (it cannot be captured) in classify", "FLOPs of aten::linear (unclassified) in decode"],
+        [],
+    ]
+    assert not [name for name in document["facts"] if "why without" in name]
+    parsed = options(*sides, "--out", str(tmp_path / "out.md"))
+    parsed.run(parsed)
+    text = (tmp_path / "out.md").read_text(encoding="utf-8")
+    assert "- odd leaves out: everything (it cannot be captured) in classify; FLOPs of aten::linear" in text
+    assert "whole leaves out" not in text
+    assert "Not all is counted" not in compare("deepseek-ocr:tiny", "deepseek-ocr:tiny")[1]
 
 
 def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:

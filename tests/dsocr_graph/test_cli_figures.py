@@ -38,7 +38,7 @@ def test_a_what_if_is_printed_with_what_it_changes(capsys: pytest.CaptureFixture
     assert "KV cache per token: 30,720 bytes" in printed
     assert "kv_dtype: the KV cache is kept and read in int8" in printed
     assert "  assumed: no scales are counted" in printed
-    assert "zipf:1.5" in printed.splitlines()[6]
+    assert "zipf:1.5" in printed.splitlines()[7]
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,19 @@ def test_without_experts_there_is_one_column(capsys: pytest.CaptureFixture[str])
     assert "| 64    | 15.1 GB |" in printed
     assert "experts in each layer" not in printed
     assert "zipf" not in printed
+
+
+def test_what_exists_is_printed_of_an_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two lines of parameters, then why there is no more."""
+    assert run("--model", "siglip-so400m-patch14-384") == 0
+    parameters, size, _, reason = capsys.readouterr().out.splitlines()
+    assert (parameters, size) == ("- parameters: 428,225,600", "- bytes of all parameters: 856,451,200")
+    assert "its stages are encode (B)" in reason
+
+
+def test_what_a_document_keeps_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line of its own for the cross-attention of Whisper, and none where nothing is kept."""
+    assert run("--model", "whisper-large-v3") == 0
+    assert "- KV cache per document, beside its tokens: 245,760,000 bytes" in capsys.readouterr().out
+    assert run() == 0
+    assert "per document" not in capsys.readouterr().out.split("Bytes of parameters")[0]

@@ -61,7 +61,6 @@ def test_own_leaves_out_what_is_below(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "message"),
     [
         (["lm_heat"], "unknown module 'lm_heat'; did you mean lm_head?"),
-        (["model.layers.5.mlp"], "which have one formula: ask for 'model.layers.[1-11].mlp'"),
         (["model.layers.0", "--stage", "vision_local"], "runs in vision_local; it runs in prefill, decode"),
         (["--stage", "decoder"], "unknown stage 'decoder'"),
         (["--stage", "decode", "--sum-over", "S"], "stage decode has no dim 'S' to sum over; it has B, T"),
@@ -76,6 +75,16 @@ def test_mistakes_are_told(arguments: list[str], message: str, capsys: pytest.Ca
     """A user's mistake ends with status 2 and names the alternatives."""
     assert main(["formulas", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_one_of_equal_layers_is_resolved_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Layer 5 has the formulas of the eleven that it is folded with; the messages say so, the output names them."""
+    assert main(["formulas", "model.layers.5.mlp", "--stage", "decode"]) == 0
+    written = capsys.readouterr()
+    assert written.out.startswith("decode: model.layers.[1-11].mlp (DeepseekV2MoE), called 11 times\n")
+    assert written.err == (
+        "model.layers.5.mlp is one of model.layers.[1-11].mlp: the formulas are of these 11 equal modules together\n"
+    )
 
 
 def test_a_file_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_a_factory_is_shared_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
     document = figures(tmp_path, "--model", "shared_rows:make", "--vision-data", "2")
     (part,) = document["parts"]
     assert (part["devices"], part["cost"]["matmul_flops"]) == (2, 2 * 2 * (64 * 128 + 128 * 8))
-    with pytest.raises(OptionError, match=r"Sequential comes as it is, so that --mode, --dtype would say nothing"):
+    with pytest.raises(OptionError, match=r"Sequential comes as it is, so that --dtype, --mode would say nothing"):
         run("--model", "shared_rows:make", "--mode", "Tiny", "--dtype", "fp32")
 
 

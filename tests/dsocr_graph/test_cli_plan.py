@@ -99,6 +99,38 @@ def test_without_a_batch_the_largest_that_fits_is_shown(ask: Ask, tmp_path: Path
     assert "DOES NOT FIT" in ask("--fits", "--device", "l4", "--batch", str(largest + 1))[0]
 
 
+ENCODER = ("--model", "siglip-so400m-patch14-384", "--device", "l4")
+
+
+def test_an_encoder_needs_no_first_token(ask: Ask) -> None:
+    """Whether it fits, and how many pages a day, with no TTFT and no TPOT."""
+    assert "fits, " in ask(*ENCODER, "--fits", "--batch", "8")[0]
+    lines = ask(*ENCODER, "--pages-per-day", "1e6", "--batch", "8")
+    assert lines[2].split()[4:6] == ["-", "-"]
+    assert not any(line.startswith(("  TTFT", "  TPOT")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("--pages-per-day", "1", "--ttft", "2"), "target ttft"),
+        (("--pages-per-day", "1", "--tpot", "2"), "target tpot"),
+        (("--fits", "--continuous"), "continuous batching"),
+        (("--pages-per-day", "1", "--continuous"), "continuous batching"),
+    ],
+)
+def test_an_encoder_has_no_answer_about_tokens(ask: Ask, words: tuple[str, ...], asked: str) -> None:
+    """The error says what the model runs instead."""
+    with pytest.raises(CapacityError, match=f"{asked} is about tokens, .* yields none: it runs encode alone"):
+        ask(*ENCODER, *words)
+
+
+def test_a_factory_is_said_to_have_no_pages(ask: Ask) -> None:
+    """What was given is named as what it is."""
+    with pytest.raises(UnknownModelError, match="'wrong:three' is a factory, whose module has no reading of pages"):
+        ask("--fits", "--model", "wrong:three")
+
+
 def test_no_torch_is_imported() -> None:
     """A plan comes from shipped data."""
     code = (

@@ -32,8 +32,9 @@ from dsocr_graph.workloads.errors import (
     UnknownModeError,
 )
 from modelmeter.errors import UnknownDeviceError
-from modelmeter.evaluate import evaluate
+from modelmeter.evaluate import evaluate, evaluate_stage
 from modelmeter.lengths import LengthsError
+from modelmeter.model import SizeLimitError, UnknownStageError
 from modelmeter.routing import RoutingError, UnknownRoutingError
 from modelmeter.sweeps import SweepError
 from modelmeter.whatif import UnknownChoiceError
@@ -130,6 +131,65 @@ def test_what_cannot_be_names_the_limit(
     """Every mistake in a grid is told before anything is swept."""
     with pytest.raises(error, match=message):
         sweep("--out", str(tmp_path / "sweep.csv"), option, value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_of_any_model_is_swept_over_its_own_dims(tmp_path: Path) -> None:
+    """2 devices * 2 batches * 3 lengths: a step's seconds are those of `evaluate`; a step is no page."""
+    out = tmp_path / "sweep.csv"
+    options = ["--stage", "decode", "--axis", "B=1,8", "--axis", "T=128:384:128", "--device", "h200,l4"]
+    assert sweep("--model", "whisper-large-v3", *options, "--out", str(out)) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["device"], row["B"], row["T"]) for row in rows[:4]] == [
+        ("h200", "1", "128"), ("h200", "1", "256"), ("h200", "1", "384"), ("h200", "8", "128"),
+    ]  # fmt: skip
+    assert len(rows) == 12
+    step = evaluate_stage(
+        modelmeter.load("whisper-large-v3"), "decode", B=8, T=384, device=modelmeter.load_device("l4")
+    )
+    assert int(rows[-1]["flops"]) == step.total.cost.flops
+    assert step.total.time is not None
+    assert float(rows[-1]["decode_seconds"]) == pytest.approx(step.total.time.seconds, rel=1e-9)
+    assert not {"ttft_seconds", "tpot_seconds", "page_seconds"} & rows[0].keys()
+
+
+def test_what_ifs_are_axes_of_a_stage(tmp_path: Path) -> None:
+    """A cache of qwen3-8b in fp8 is half of one in bf16: 36 layers * 2 * 8 heads * 128 of 9 tokens, 1 byte each."""
+    out = tmp_path / "sweep.csv"
+    options = ["--stage", "decode", "--axis", "B=1", "--axis", "T=8", "--kv-dtype", "bf16,fp8", "--out", str(out)]
+    assert sweep("--model", "qwen3-8b", *options) == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["kv_dtype"], float(row["kv_cache_bytes"])) for row in rows] == [
+        ("bf16", 2 * 36 * 2 * 8 * 128 * 9),
+        ("fp8", 36 * 2 * 8 * 128 * 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        ("--model whisper-large-v3", OptionError, "reads them otherwise; .* such as --stage decode --axis B=1,8,64"),
+        ("--axis B=1", OptionError, "--axis B=1 is of a stage, and none is named"),
+        ("--model qwen3-8b --stage decode --axis B=1", OptionError, "has the dims B, T, and there are axes of B; give"),
+        ("--model siglip-so400m-patch14-384 --stage encode", OptionError, "has the dims B, and there are axes of none"),
+        ("--model qwen3-8b --stage decode --axis B", OptionError, "--axis 'B' names no dim"),
+        ("--model qwen3-8b --stage decode --axis B=1 --axis B=2", OptionError, "repeats a dim"),
+        ("--model qwen3-8b --stage decode --axis B=one", OptionError, "--axis B: 'one' is no number"),
+        ("--model qwen3-8b --stage decode --batch 8", OptionError, "so that --batch would say nothing"),
+        ("--model qwen3-8b --stage decode --mode Base", OptionError, "--mode would say nothing of qwen3-8b"),
+        ("--model qwen3-8b --stage paint", UnknownStageError, "unknown stage 'paint'. Known: decode, prefill"),
+        ("--model qwen3-8b --stage decode --axis B=0 --axis T=8", SweepError, "B of stage 'decode' is 0"),
+        ("--model whisper-large-v3 --stage decode --axis B=1 --axis T=448", SizeLimitError, "room for T up to 447"),
+    ],
+)
+def test_a_stage_that_cannot_be_swept_says_why(
+    tmp_path: Path, words: str, error: type[Exception], message: str
+) -> None:
+    """Axes are those of the stage, and pages are for the model that reads them."""
+    with pytest.raises(error, match=message):
+        sweep(*words.split(), "--out", str(tmp_path / "sweep.csv"))
     assert not list(tmp_path.iterdir())
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dsocr_graph import cli_verify
 from dsocr_graph.errors import OptionError, UnknownModelError
 from dsocr_graph.models.registry import NamedModel
+from dsocr_graph.models.user_model import user_model
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +83,22 @@ def test_mistakes_are_told(toy_model: Callable[..., NamedModel]) -> None:
         run("--model", "no-model")
     with pytest.raises(OptionError, match="the stages are vision_global, vision_local, prefill, decode"):
         run("--model", "toy", "--points", "train:B=1")
+
+
+def test_options_that_say_nothing_of_a_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's model comes as it is; one of transformers has neither modes nor a loop over experts."""
+    built = user_model(nn.Linear(4, 2), torch.ones(3, 4))
+    monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: built)
+    for words, named in (
+        (("--dtype", "bf16"), "--dtype"),
+        (("--mode", "Base", "--attention", "eager", "--moe", "loop"), "--attention, --mode, --moe"),
+    ):
+        with pytest.raises(OptionError, match=f"{named} would say nothing of Linear, which comes as it is"):
+            run("--model", "here:linear", *words)
+    with pytest.raises(OptionError, match="--mode would say nothing of qwen3-8b"):
+        run("--model", "qwen3-8b", "--mode", "Large", "--moe", "loop")
+    with pytest.raises(OptionError, match="--moe loop would say nothing of qwen3-8b: only DeepSeek-OCR's own code has"):
+        run("--model", "qwen3-8b", "--moe", "loop")
 
 
 @pytest.mark.slow

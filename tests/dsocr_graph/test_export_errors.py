@@ -38,9 +38,13 @@ class Product(nn.Module):
         return x @ y
 
 
-def refusal(module: nn.Module, *inputs: object, name: str = "forward", dims: object = None) -> str:
+def refusal(
+    module: nn.Module, *inputs: object, name: str = "forward", dims: object = None, configured: bool = False
+) -> str:
     """Return what the error of a stage's export says."""
-    stage = StageSpec(name=name, description="", module=module, inputs=inputs, dynamic_shapes=dims)
+    stage = StageSpec(
+        name=name, description="", module=module, inputs=inputs, dynamic_shapes=dims, configured=configured
+    )
     with pytest.raises(CaptureError) as caught:
         exported(stage, module)
     return str(caught.value)
@@ -84,7 +88,7 @@ def test_inputs_of_a_wrong_shape_name_the_operator_that_refuses_them() -> None:
     assert place == "  in module 1 (Linear), function forward, operator linear"
     assert "[3, 5]" in reason
     assert "[4, 2]" in reason  # the layer's weight
-    assert advice.startswith("  give inputs that the module runs on, or correct the module; or allow a partial model")
+    assert advice.startswith("  give inputs that the module runs on, or correct the module; --allow-partial reports")
 
 
 def test_an_error_between_operators_names_no_operator() -> None:
@@ -136,6 +140,15 @@ def test_dims_that_have_to_be_equal_are_said_to_be() -> None:
     assert "The values of T = L['y'].size()[0] and S = L['x'].size()[0] must always be equal." in said
     assert "operator" not in said  # none of them is to blame, the last one least
     assert "one name for sizes that are always equal" in said
+
+
+def test_dims_of_a_configured_model_are_not_the_fault_of_its_user() -> None:
+    """The same refusal where the stage follows from a config.json: nobody who gives that declares dims."""
+    shapes = ({0: Dim("S", min=2, max=64)}, {0: Dim("T", min=2, max=64)})
+    said = refusal(Sum(), meta(5, 4), meta(5, 4), dims=shapes, configured=True)
+    assert "must always be equal" in said
+    assert "declare them as torch says" not in said
+    assert "that is a fault of how dsocr_graph describes such models, not of the configuration: report it" in said
 
 
 class Sum(nn.Module):

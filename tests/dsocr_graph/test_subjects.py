@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsocr_graph import analyze_model
+from dsocr_graph.emit.console import to_console
 from dsocr_graph.errors import CaptureError, FactoryError, OptionError, PlanError, UnknownModelError
 from dsocr_graph.models.from_transformers.configuration import ConfigNotFoundError
 from dsocr_graph.models.user_model import UserModel, stage_of
@@ -78,6 +79,11 @@ def test_options_that_say_nothing_of_the_model_are_refused() -> None:
         analyze_model(nn.Linear(4, 2), torch.ones(3, 4), batch=2, dtype="fp32")
     with pytest.raises(OptionError, match="--points gives the sizes themselves, so that --batch would say nothing"):
         analyze_model("deepseek-ocr", points=["decode:B=1,T=9"], batch=2)
+    for points in ([], ["decode:B=1,T=9"]):
+        with pytest.raises(OptionError, match="--mode would say nothing of qwen3-8b: modes and crops are how DeepSeek"):
+            analyze_model("qwen3-8b", points=points, mode="Base")
+    with pytest.raises(OptionError, match="--crops would say nothing of qwen3-8b"):
+        analyze_model("qwen3-8b", crops=(2, 3), mode=None)
 
 
 def test_a_module_is_analyzed_at_its_example_or_at_points() -> None:
@@ -103,4 +109,19 @@ def test_a_partial_model_is_reported_only_when_asked(monkeypatch: pytest.MonkeyP
     assert analysis.report.total.total.cost.matmul_flops == 2 * 3 * 4 * 2
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "partial without bad" in text.splitlines()[0]
+    assert text.index("## What is left out") < text.index("## Workload")
+    assert "Why without bad:\n\n```text\nstage 'bad' cannot be captured: " in text
+    assert "Workload **good B=3**: " in text  # what was not evaluated is not named
+    console = to_console(analysis.report).splitlines()
+    assert console[1] == "workload good B=3: 1 document"
+    assert console[2].startswith("  PARTIAL    without bad, which is in no figure: stage 'bad' cannot be captured: ")
+    assert "Halves" in console[3]
     assert "--allow-partial" in text
+
+
+def test_a_stage_that_was_left_out_cannot_be_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of the points: the message says so, and what can be asked."""
+    monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: halves())
+    message = "nothing is left of what is asked of halves: bad cannot be captured and is left out; ask for good"
+    with pytest.raises(OptionError, match=message):
+        analyze_model("here:halves", points=["bad:B=9"], allow_partial=True)

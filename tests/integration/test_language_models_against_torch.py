@@ -69,6 +69,9 @@ TINY: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
 }
+# Windows as published: Mistral-7B-v0.1 and Gemma 3 1B.
+TINY["published windows"] = {**TINY["windows"], "sliding_window": 4096}
+TINY["published mixed"] = {**TINY["mixed"], "sliding_window": 512}
 # Below, at and above the window of 24 tokens.
 SIZES = [("prefill", {"B": 1, "S": 2}), ("prefill", {"B": 2, "S": 50})] + [
     ("decode", {"B": B, "T": T}) for B, T in ((1, 5), (2, 22), (2, 23), (3, 24), (1, 500))
@@ -143,6 +146,26 @@ def test_flops_of_small_models_are_those_that_torch_counts(name: str, attention:
     for stage, sizes in SIZES:
         ours = evaluate_stage(compiled.analytic, stage, **sizes).total.cost.matmul_flops
         assert ours == _counted(compiled, stage, sizes) > 0, (stage, sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "window"),
+    [("published mixed", 512), pytest.param("published windows", 4096, marks=pytest.mark.slow)],
+)
+def test_windows_as_published_are_captured(name: str, window: int) -> None:
+    """Longer than any usual example: both stages count as torch does, below, at and above the window."""
+    compiled = tiny(name)
+    for seen in (100, window - 2, window - 1, window, window + 1, 3 * window):
+        for stage, sizes in (("prefill", {"B": 2, "S": seen}), ("decode", {"B": 2, "T": seen})):
+            ours = evaluate_stage(compiled.analytic, stage, **sizes).total.cost.matmul_flops
+            assert ours == _counted(compiled, stage, sizes) > 0, (stage, sizes)
+
+
+def test_a_published_window_bounds_the_cache_of_its_layers() -> None:
+    """As below: 128 bytes a token and layer; in a window of 512 a step holds at most 511 tokens and its own."""
+    for seen in (100, 510, 511, 512, 1500):
+        expected = 3 * 128 * (min(seen, 511) + 1 + seen + 1)
+        assert _kv_bytes(tiny("published mixed"), "decode", B=3, T=seen) == expected
 
 
 def test_a_window_bounds_the_cache_of_its_layers() -> None:

@@ -7,7 +7,6 @@ import pytest
 import modelmeter
 from modelmeter.dims import uniform_routing
 from modelmeter.errors import DimError
-from modelmeter.formulas.of_model import NoDecoderError
 from modelmeter.model import AnalyticModel
 from modelmeter.reports.quoted import BATCHES, ROUTINGS, quoted_figures
 from modelmeter.routing import FEWEST, UNIFORM
@@ -75,9 +74,19 @@ def test_an_impossible_batch_names_the_limit(model: AnalyticModel, batch: int) -
         quoted_figures(model, batches=(batch,))
 
 
-def test_a_model_without_a_decoder_says_so(model: AnalyticModel) -> None:
-    """Figures of decode steps need a stage that decodes."""
-    import attrs
+def test_a_model_without_a_decoder_has_its_parameters_alone() -> None:
+    """SigLIP only encodes: 428,225,600 parameters of two bytes, no tokens, and why."""
+    figures = quoted_figures(modelmeter.load("siglip-so400m-patch14-384"))
+    assert (figures.parameters, figures.parameter_bytes) == (428_225_600, 2 * 428_225_600)
+    assert (figures.kv_bytes_per_token, figures.kept_bytes_per_document, figures.active_parameters) == (None,) * 3
+    assert figures.steps == ()
+    (reason,) = figures.assumptions
+    assert "no figures of tokens and steps: siglip-so400m-patch14-384 has no stage 'decode'" in reason
 
-    with pytest.raises(NoDecoderError, match="no stage 'decode'"):
-        quoted_figures(attrs.evolve(model, stages=model.stages[:2]))
+
+def test_what_a_document_keeps_beside_its_tokens_is_a_figure(model: AnalyticModel) -> None:
+    """Whisper's 32 layers keep keys and values of 1,500 frames by 1,280 in bf16 for each document; others nothing."""
+    figures = quoted_figures(modelmeter.load("whisper-large-v3"))
+    assert figures.kept_bytes_per_document == 32 * 2 * 1500 * 1280 * 2 == 245_760_000
+    assert figures.kv_bytes_per_token == 32 * 2 * 1280 * 2
+    assert quoted_figures(model).kept_bytes_per_document == 0

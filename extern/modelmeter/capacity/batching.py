@@ -46,10 +46,11 @@ def serve_continuously(
     Raises
     ------
     CapacityError
-        When there is no slot, or the efficiency is no fraction or given with a time model.
+        When there is no slot, pages have no tokens, or the efficiency is no fraction or given with a time model.
     ModelMeterError
         When the time model has no time for a run.
     """
+    service.require_tokens("continuous batching")
     clock = clock_of(time, efficiency=efficiency)
     together = service.timed(slots, clock)
     alone = service.timed(1, clock)
@@ -92,8 +93,9 @@ def continuous_memory(service: Service, slots: int) -> RunMemory:
     Raises
     ------
     CapacityError
-        When there is no slot.
+        When there is no slot, or pages have no tokens.
     """
+    service.require_tokens("continuous batching")
     together = service.memory(slots)
     alone = service.memory(1)
     held = max(stage.kv_cache_bytes for stage in alone.stages) * (slots - 1)

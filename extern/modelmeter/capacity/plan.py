@@ -150,7 +150,7 @@ def find_plan(
     Raises
     ------
     CapacityError
-        When there is no device or batch to try, or one is out of range.
+        When there is no device or batch to try, one is out of range, or TTFT or TPOT of pages without tokens is asked.
     MissingPriceError
         When there are prices, and none of a device that is tried.
     NothingMeetsTargetsError
@@ -165,6 +165,9 @@ def find_plan(
         )
     for batch in batches:
         require_count(batch, "batch")
+    for target in ("ttft", "tpot"):
+        if getattr(targets, target) is not None:
+            service.require_tokens(f"target {target}")
     if prices is not None:
         for clock in clocks:
             prices.of(clock.facts.device.key)
@@ -235,9 +238,9 @@ class _Search:
 
 
 def _misses(performance: Performance, devices: int, targets: Targets) -> Iterator[Miss]:
-    tpot = performance.tpot
+    ttft, tpot = performance.ttft, performance.tpot
     reached = {
-        "ttft": performance.ttft.seconds,
+        "ttft": 0.0 if ttft is None else ttft.seconds,
         "tpot": 0.0 if tpot is None else tpot.seconds,
         "max_devices": devices,
     }

@@ -15,7 +15,7 @@ from modelmeter.model import AnalyticModel
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.memory import largest_by_stage, run_memory, stage_memory
 from modelmeter.reports.report import Breakdown, ItemReport, RunMemory
-from modelmeter.reports.serving import PREFILL
+from modelmeter.reports.serving import DECODE, PREFILL
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 _RunKey = tuple[str, int, tuple[tuple[str, int], ...], str | None]
@@ -36,7 +36,8 @@ class Service:
     Parameters
     ----------
     model : AnalyticModel
-        Its first token of a page comes from the stage "prefill", each further one from a run of "decode".
+        Its first token of a page comes from the stage "prefill", each further one from a run of "decode"; one that runs
+        neither, such as an encoder, yields pages and no tokens.
     workload_of : callable
         Batch, a whole number from 1 up -> Workload, each item of which has so many documents.
     routing : Routing
@@ -65,6 +66,27 @@ class Service:
     _timed: dict[tuple[int, int], tuple[TimeModel, tuple[ItemReport, ...]]] = field(
         factory=dict, init=False, eq=False, repr=False
     )
+
+    @property
+    def yields_tokens(self) -> bool:
+        """Whether pages have a first token; those of an encoder have none."""
+        return any(run.stage == PREFILL for item in self._at(1).workload.items for run in item.runs)
+
+    def require_tokens(self, asked: str) -> None:
+        """Refuse a question about tokens of pages that have none.
+
+        Raises
+        ------
+        CapacityError
+            When the workload runs no stage that yields a token.
+        """
+        if not self.yields_tokens:
+            workload = self._at(1).workload
+            stages = ", ".join(dict.fromkeys(run.stage for item in workload.items for run in item.runs))
+            raise CapacityError(
+                f"{asked} is about tokens, and workload {workload.name!r} of {self.model.name} yields none: it runs "
+                f"{stages} alone. Leave it out, or ask a model with the stage {PREFILL!r}"
+            )
 
     def memory(self, batch: int) -> RunMemory:
         """Return the device memory of running a batch: every parameter, and the largest peak of a stage.
@@ -120,6 +142,7 @@ def _key(run: StageRun) -> _RunKey:
 
 
 def _check(workload: Workload, batch: int) -> None:
+    of_tokens = any(run.stage in {PREFILL, DECODE} for item in workload.items for run in item.runs)
     for item in workload.items:
         where = f"item {item.name!r} of workload {workload.name!r}"
         if item.documents != batch:
@@ -128,7 +151,7 @@ def _check(workload: Workload, batch: int) -> None:
                 f"{batch} documents"
             )
         stages = [run.stage for run in item.runs]
-        if PREFILL not in stages:
+        if of_tokens and PREFILL not in stages:
             raise CapacityError(
                 f"{where} runs {', '.join(stages)}: no first token without the stage {PREFILL!r}; add a run of it"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -32,8 +32,8 @@ class Performance:
     continuous: bool  # whether a request starts as soon as another ends; else whole batches, one after the other
     memory: RunMemory
     page: Time  # device time a page, all pages of the workload in equal shares
-    ttft: Time  # time to first token, of the page that waits longest
-    tpot: Time | None  # time per output token after the first, the mean; None where there is one token only
+    ttft: Time | None  # time to first token, of the page that waits longest; None where pages have no tokens
+    tpot: Time | None  # time per output token after the first, the mean; None where there is one token at most
     decided_by: str  # stage that takes most of the time, and what bounds it
     assumptions: tuple[str, ...]
 
@@ -72,25 +72,36 @@ def serve(
     """
     clock = clock_of(time, efficiency=efficiency)
     items = service.timed(batch, clock)
-    *pages, whole = serving_of_items(items)
+    served = serving_of_items(items)
     return Performance(
         prediction=clock.facts,
         batch=batch,
         continuous=False,
         memory=service.memory(batch),
-        page=whole.page,
-        ttft=longest(page.ttft for page in pages),
-        tpot=whole.tpot,
+        page=_mean_page(items),
+        ttft=longest(page.ttft for page in served[:-1]) if served else None,
+        tpot=served[-1].tpot if served else None,
         decided_by=decisive_stage(stage_times(items)),
         assumptions=(
             statement(clock),
             "batches: equal pages start and end together, one batch after the other; the kinds of pages come in equal "
             "shares",
-            "TTFT: vision and prefill of the whole batch, of the kind of page that takes longest; the wait for a batch "
-            "to gather, or for the one before it, is left out",
-            "TPOT: the mean over all decode steps",
+            *(_OF_TOKENS if served else ()),
         ),
     )
+
+
+_OF_TOKENS = (
+    "TTFT: vision and prefill of the whole batch, of the kind of page that takes longest; the wait for a batch to "
+    "gather, or for the one before it, is left out",
+    "TPOT: the mean over all decode steps",
+)
+
+
+def _mean_page(items: Sequence[ItemReport]) -> Time:
+    """Return the device time a page, all pages in equal shares."""
+    total = sum(stage_times(items).values(), Time())
+    return total * (1 / sum(item.documents for item in items))
 
 
 def longest(times: Iterable[Time]) -> Time:

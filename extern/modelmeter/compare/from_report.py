@@ -17,11 +17,13 @@ from modelmeter.compare.side import (
     Figures,
     Piece,
     Side,
+    Uncounted,
     model_facts,
     stage_sizes,
 )
 from modelmeter.costs import Amount, Number
 from modelmeter.model import AnalyticModel
+from modelmeter.reports.left_out import WHY_WITHOUT, left_out_stages
 from modelmeter.reports.report import Report, StageMemory
 from modelmeter.reports.serving import DECODE, PREFILL, serving_of
 from modelmeter.units import format_bytes, format_flop_rate
@@ -61,6 +63,7 @@ def side_of_report(report: Report, *, label: str, model: AnalyticModel | None = 
         stages=stage_sizes(run for item in report.items for run in item.runs),
         cached=_cached(report) if model is None else cached_stages(model),
         nodes=_nodes(report) if model is None else nodes_of_model(model),
+        uncounted=_uncounted(report),
         model=model,
     )
 
@@ -146,7 +149,20 @@ def _report_facts(report: Report) -> dict[str, str]:
         facts |= {f"times: {name}": text for name, text in report.prediction.source.items()}
     facts["routing"] = report.routing
     facts[PEAK_STAGE] = _peak(report).stage
-    return facts | {f"{VERSION}{name}": version for name, version in report.model.provenance.items()}
+    versions = {name: text for name, text in report.model.provenance.items() if not name.startswith(WHY_WITHOUT)}
+    return facts | {f"{VERSION}{name}": version for name, version in versions.items()}
+
+
+def _uncounted(report: Report) -> tuple[Uncounted, ...]:
+    stages = [
+        Uncounted(stage=stage, what="everything (it cannot be captured)")
+        for stage in left_out_stages(report.model.provenance)
+    ]
+    ops = [
+        Uncounted(stage=each.stage, what=f"FLOPs of {each.op} (unclassified)")
+        for each in report.coverage.unclassified_ops
+    ]
+    return (*stages, *ops)
 
 
 def _cached(report: Report) -> frozenset[str]:

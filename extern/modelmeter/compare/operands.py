@@ -37,6 +37,11 @@ class Operand:
     measurement: Measurement | None = None
     model: AnalyticModel | None = None  # beside a report or a measurement: the one that it is of, if it is known
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it is a model to evaluate: reports and measurements have figures of their own."""
+        return self.report is None and self.measurement is None
+
 
 def read_operand(text: str) -> Operand:
     """Read a report, a model, a measurement, a directory with a report, or a registered model ``NAME[:VARIANT]``.
@@ -69,8 +74,7 @@ def read_operand(text: str) -> Operand:
             "`dsocr-graph analyze`, its directory, a measurement, or NAME:VARIANT"
         ) from error
     chosen = variant or entry.default
-    label = text if len(entry.variants) == 1 else f"{name}:{chosen}"  # of several, the default one is not obvious
-    return Operand(label=label, variant=chosen, model=entry.load(chosen))
+    return Operand(label=f"{name}:{chosen}", variant=chosen, model=entry.load(chosen))
 
 
 def sides_of(

@@ -94,6 +94,8 @@ def reasons(old: Group, new: Group, metric: Metric) -> tuple[str, ...]:
     inside = [*operators, *layers] if _same_model(old, new) else [*layers, *operators]
     variant = _variant(old, new) if inside and _same_model(old, new) else ()
     found = [*_runs(old, new), *_instances(old, new), *variant, *inside]
+    if not found:
+        found += _uncounted(old, new)
     if metric is Metric.TIME:
         found += _known_facts(old, new, _CLOCK_FACTS)
     if metric is Metric.TIME or not found:
@@ -116,6 +118,13 @@ def _absence(old: Group, new: Group, metric: Metric) -> tuple[str, ...]:
 
 def _same_model(old: Group, new: Group) -> bool:
     return old.side.facts.get("model") == new.side.facts.get("model")
+
+
+def _uncounted(old: Group, new: Group) -> Iterator[str]:
+    """Yield what one side alone leaves out of the stages of a group."""
+    a, b = ([each.text for each in group.side.uncounted if each.stage in group.stages] for group in (old, new))
+    for group, texts, others in ((old, a, b), (new, b, a)):
+        yield from (f"{group.side.label} leaves out {text}" for text in texts if text not in others)
 
 
 # --- how often, at which sizes

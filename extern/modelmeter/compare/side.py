@@ -53,6 +53,19 @@ class StageSizes:
 
 
 @frozen(kw_only=True)
+class Uncounted:
+    """Something of a model that the figures of a side leave out."""
+
+    stage: str
+    what: str  # in words
+
+    @property
+    def text(self) -> str:
+        """In words, with its stage."""
+        return f"{self.what} in {self.stage}"
+
+
+@frozen(kw_only=True)
 class Side:
     """One side of a comparison.
 
@@ -68,6 +81,8 @@ class Side:
         Own work of modules by stage, and their parameters; adds up to the totals.
     memory : mapping of str to number
         What the peak of the run consists of, in bytes; empty when unknown.
+    uncounted : tuple of Uncounted
+        What of the model no figure has, so that totals are too low; empty for a whole one.
     """
 
     label: str
@@ -79,6 +94,7 @@ class Side:
     stages: Mapping[str, StageSizes]
     cached: frozenset[str]  # stages that leave keys and values behind
     nodes: Mapping[str, Node]  # parents before children
+    uncounted: tuple[Uncounted, ...] = ()
     model: AnalyticModel | None = None  # with it, changes are explained by operators and layers
 
     @cached_property

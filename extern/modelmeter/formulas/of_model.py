@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import cast
 
 import sympy
@@ -31,7 +32,22 @@ CACHED_TOKENS = "T"
 
 
 class UnknownModuleError(UnknownNameError):
-    """A module that the model does not have."""
+    """A module that the model does not have; the message names those that are near, of the many that there are.
+
+    Examples
+    --------
+    >>> print(UnknownModuleError("lm_heat", ["", "lm_head", "model", "model.norm"]))
+    unknown module 'lm_heat'; did you mean lm_head? The model has 4 modules, outermost lm_head, model
+    """
+
+    def __init__(self, module: str, known: Iterable[str]) -> None:
+        super().__init__("module", module, known)
+        near = get_close_matches(module, self.known, n=3)
+        meant = f"; did you mean {' or '.join(near)}?" if near else "."
+        outermost = ", ".join(each for each in self.known if each and "." not in each) or "none"
+        self.args = (
+            f"unknown module {module!r}{meant} The model has {len(self.known)} modules, outermost {outermost}",
+        )
 
 
 class IdleModuleError(ModelMeterError, ValueError):
@@ -76,14 +92,15 @@ def module_formulas(
     model : AnalyticModel
         The compiled model.
     module : str
-        Id of one of its modules, such as "model.layers.[1-11].mlp"; "" is the whole model.
+        Id of one of its modules, such as "model.layers.[1-11].mlp", or of one that is folded into such, as
+        "model.layers.5.mlp": the formulas are then of all that are folded together. "" is the whole model.
     stages : sequence of str, optional
         Only these.
 
     Raises
     ------
     UnknownModuleError
-        When the model has no such module; the message lists those that are near.
+        When the model has no such module; the message names those that are near.
     UnknownStageError
         When it has no such stage.
     IdleModuleError
@@ -99,8 +116,7 @@ def module_formulas(
     True
     """
     nodes = {node.id: node for node in model.modules}
-    if module not in nodes:
-        raise UnknownModuleError("module", module, nodes, hint=_folded_hint(module, nodes))
+    module = _folded(module, nodes)
     below = {module} | {node.id for node in model.modules if _is_below(model, node.id, module)}
     running = {
         stage.name: leaves
@@ -134,10 +150,14 @@ def _require_running(module: str, running: Iterable[str], asked: Sequence[str] |
         )
 
 
-def _folded_hint(module: str, known: Iterable[str]) -> str:
-    """Return what stands for a module that is folded with others like it; empty where none does."""
+def _folded(module: str, known: Collection[str]) -> str:
+    """Return a module's id, or that of the equal modules that it is folded into."""
+    if module in known:
+        return module
     folded = next((each for each in known if module in unfolded(each)), None)
-    return "" if folded is None else f"It is one of equal modules, which have one formula: ask for {folded!r}"
+    if folded is None:
+        raise UnknownModuleError(module, known)
+    return folded
 
 
 def stage_formulas(model: AnalyticModel, stage: str) -> Mapping[str, Formula]:

@@ -11,6 +11,7 @@ from modelmeter.costs import Number
 from modelmeter.dims import Routing
 from modelmeter.errors import DimError
 from modelmeter.formulas import active_parameters, kv_cache_bytes_per_token
+from modelmeter.formulas.of_model import NoDecoderError
 from modelmeter.model import AnalyticModel
 from modelmeter.routing import FEWEST, MOST, UNIFORM, NamedRouting, Zipf, routed_layers
 
@@ -35,12 +36,14 @@ class WeightStep:
 
 @frozen(kw_only=True)
 class QuotedFigures:
-    """What is often quoted of a decoder, with what it assumes."""
+    """What is often quoted of a model, with what it assumes; of one without a decoder, its parameters alone."""
 
-    kv_bytes_per_token: int  # bytes, of one document
-    active_parameters: int  # multiplied with one token
+    kv_bytes_per_token: int | None  # bytes, of one document; None without a decoder
+    kept_bytes_per_document: int | None  # bytes kept whatever the tokens, as for cross-attention; None likewise
+    active_parameters: int | None  # multiplied with one token; None likewise
+    parameters: int  # all of them
     parameter_bytes: int  # bytes of all parameters
-    steps: tuple[WeightStep, ...]  # batch by batch, under each routing
+    steps: tuple[WeightStep, ...]  # batch by batch, under each routing; empty without a decoder
     assumptions: tuple[str, ...]
 
 
@@ -52,7 +55,7 @@ def quoted_figures(
     Parameters
     ----------
     model : AnalyticModel
-        One with a stage "decode" of a batch B and T cached tokens.
+        Figures of tokens and steps are of its stage "decode" of a batch B and T cached tokens, where it has one.
     batches : sequence of int
         Documents decoded together.
     routings : sequence of NamedRouting
@@ -60,8 +63,6 @@ def quoted_figures(
 
     Raises
     ------
-    NoDecoderError
-        When the model has no decoder.
     DimError
         When a batch is no whole number from 1 up.
 
@@ -75,10 +76,24 @@ def quoted_figures(
     wrong = [batch for batch in batches if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1]
     if wrong:
         raise DimError(f"batch is {wrong[0]!r}; it must be a whole number of documents from 1 up")
+    try:
+        per_token = kv_cache_bytes_per_token(model)
+    except NoDecoderError as error:
+        return QuotedFigures(
+            kv_bytes_per_token=None,
+            kept_bytes_per_document=None,
+            active_parameters=None,
+            parameters=model.parameters,
+            parameter_bytes=model.parameter_bytes,
+            steps=(),
+            assumptions=(f"no figures of tokens and steps: {error}",),
+        )
     chosen = routings if routed_layers(model) else (UNIFORM,)  # without experts all are alike
     return QuotedFigures(
-        kv_bytes_per_token=kv_cache_bytes_per_token(model),
+        kv_bytes_per_token=per_token,
+        kept_bytes_per_document=_kept_bytes(model, per_token),
         active_parameters=active_parameters(model),
+        parameters=model.parameters,
         parameter_bytes=model.parameter_bytes,
         steps=tuple(_step(model, batch, routing) for batch in batches for routing in chosen),
         assumptions=(
@@ -90,6 +105,11 @@ def quoted_figures(
             *(f"{routing.name}: {routing.statement}" for routing in chosen if chosen is routings),
         ),
     )
+
+
+def _kept_bytes(model: AnalyticModel, per_token: int) -> int:
+    """Return what a document keeps beside its tokens: a step with one cached token leaves two of them."""
+    return int(model.stage("decode").kv_cache_bytes_at({"B": 1, "T": 1})) - 2 * per_token
 
 
 def _step(model: AnalyticModel, batch: int, routing: NamedRouting) -> WeightStep:

@@ -155,7 +155,7 @@ class Section:
     labels: Mapping[str, str] = field(factory=dict[str, str])  # columns that do not change, such as mode and device
     axes: tuple[Axis, ...] = field(validator=_checked_axes)
     rules: tuple[StageRule, ...] = field(validator=_checked_rules)
-    documents: str = "1"  # pages at a point, as an expression: what the seconds per page divide by
+    documents: str | None = "1"  # pages at a point, as an expression; None: stages alone, without figures of a page
     routing: Routing = uniform_routing
     device: DeviceSpec | None = None  # with one, there are roofline times
 
@@ -211,8 +211,8 @@ class Section:
         return Running(points=points, lengths=lengths, executions=once)
 
     def page_count(self, columns: Mapping[str, Numbers]) -> Numbers:
-        """Return the documents at each point."""
-        return _whole(self._read(columns), self.documents, "documents of a point")
+        """Return the documents at each point; one where it is no page."""
+        return _whole(self._read(columns), self.documents or "1", "documents of a point")
 
     def workload(self, point: int) -> Workload:
         """Return a point as `modelmeter.evaluate` takes it."""

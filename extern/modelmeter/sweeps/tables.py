@@ -155,6 +155,8 @@ def _times(section: Section, columns: Mapping[str, Numbers], seconds: Mapping[st
     from modelmeter.reports.serving import DECODE, PREFILL  # reports take a tenth of a second to import
 
     found = {f"{stage}_seconds": values for stage, values in seconds.items()}
+    if section.documents is None:
+        return found
     total = sum(seconds.values(), np.zeros(len(next(iter(columns.values())))))
     if PREFILL in seconds:
         found["ttft_seconds"] = sum(

@@ -119,8 +119,7 @@ def _cells(candidate: Candidate, *, priced: bool) -> tuple[str, ...]:
         candidate.device.key,
         f"{candidate.batch:,}",
         f"{candidate.devices * performance.pages_per_day:,.0f}",
-        units.format_seconds(performance.ttft.seconds),
-        "-" if performance.tpot is None else units.format_seconds(performance.tpot.seconds),
+        *("-" if time is None else units.format_seconds(time.seconds) for time in (performance.ttft, performance.tpot)),
         f"{performance.page.seconds:.3g}",
         units.format_bytes(performance.memory.peak_bytes),
     )
@@ -169,14 +168,14 @@ def _row(candidate: Candidate) -> dict[str, object]:
             "seconds_per_page": _seconds(performance.page),
             "pages_per_day_per_device": performance.pages_per_day,
             "ttft": _seconds(performance.ttft),
-            "tpot": None if performance.tpot is None else _seconds(performance.tpot),
+            "tpot": _seconds(performance.tpot),
             "method": performance.prediction.method,
         }
     return row
 
 
-def _seconds(time: Time) -> dict[str, float | None]:
-    return {"seconds": time.seconds, "p10": time.p10, "p90": time.p90}
+def _seconds(time: Time | None) -> dict[str, float | None] | None:
+    return None if time is None else {"seconds": time.seconds, "p10": time.p10, "p90": time.p90}
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -19,12 +19,14 @@ COMPARISON_SCHEMA_VERSION = 1
 def compare_to_json(compared: SideBySide) -> str:
     """Write a comparison as JSON in base units; of each figure a list, one entry a side, null where it has none.
 
-    `module_ids` has the ids of rows whose modules have several; `undecided` the rows that might be one with others.
+    `uncounted` has what each side leaves out; `module_ids` the ids of rows whose modules have several; `undecided` the
+    rows that might be one with others.
     """
     document: dict[str, Any] = {
         "schema_version": COMPARISON_SCHEMA_VERSION,
         "sides": [side.label for side in compared.sides],
         "units": {metric.value: metric.unit for metric in Metric},
+        "uncounted": [[each.text for each in side.uncounted] for side in compared.sides],
         "facts": {fact.name: list(fact.values) for fact in compared.facts},
         "totals": _by_metric(compared.totals),
         "memory": _memory(compared),

@@ -50,6 +50,7 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
     sections = [
         f"# {title} compared with {labels[0]}",
         _summary(compared),
+        *_uncounted(compared),
         _facts(compared, labels),
         "## Totals",
         _totals(compared, labels),
@@ -80,6 +81,18 @@ def _summary(compared: SideBySide) -> str:
         )
         for side, totals in zip(compared.sides[1:], others, strict=True)
     )
+
+
+def _uncounted(compared: SideBySide) -> Iterator[str]:
+    """Yield what some sides leave out; nothing where all are whole."""
+    lines = [
+        f"- {side.label} leaves out: {'; '.join(each.text for each in side.uncounted)}"
+        for side in compared.sides
+        if side.uncounted
+    ]
+    if lines:
+        yield "**Not all is counted**, so that totals of these sides are too low and changes may be no changes:"
+        yield "\n".join(lines)
 
 
 def _facts(compared: SideBySide, labels: Sequence[str]) -> str:

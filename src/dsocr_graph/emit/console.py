@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from dsocr_graph.emit.markdown_amounts import bound, interval, seconds_of
+from dsocr_graph.emit.markdown_amounts import bound, counted, interval, seconds_of
 from dsocr_graph.emit.markdown_memory import missing_memory
 from dsocr_graph.emit.markdown_table import shares
+from dsocr_graph.emit.omissions import omission_lines
 from dsocr_graph.emit.predicted import is_bound
 from dsocr_graph.emit.what_ifs import effect_lines
 from modelmeter import units
@@ -31,7 +32,8 @@ def to_console(report: Report) -> str:
     least = "at least " if report.peaks_are_lower_bounds else ""
     lines = [
         f"{report.model.name} ({variant}), {units.format_count(report.model.parameters)} parameters",
-        f"workload {report.workload}: {report.documents} documents",
+        f"workload {report.workload}: {counted(report.documents, 'document')}",
+        *omission_lines(report),
         *_lengths(report),
         *effect_lines(report.what_ifs),
         "",

@@ -8,6 +8,7 @@ from dsocr_graph.emit.markdown_amounts import (
     amount_header,
     amount_row,
     amount_table,
+    counted,
     interval,
     seconds_of,
     shares_of,
@@ -16,6 +17,7 @@ from dsocr_graph.emit.markdown_amounts import (
 from dsocr_graph.emit.markdown_memory import memory_sections, missing_memory
 from dsocr_graph.emit.markdown_notes import note_sections
 from dsocr_graph.emit.markdown_table import code, table
+from dsocr_graph.emit.omissions import omission_sections
 from dsocr_graph.emit.predicted import is_bound
 from dsocr_graph.emit.what_ifs import what_if_sections
 from modelmeter import AnalyticModel
@@ -54,6 +56,7 @@ def to_markdown(
     """
     blocks = [
         *_head(report),
+        *omission_sections(report),
         *what_if_sections(report),
         *_workload(report),
         *sections,
@@ -77,7 +80,7 @@ def _head(report: Report) -> Iterable[str]:
     flops_stage = _largest(report.total.stages, lambda amount: amount.cost.flops)
     bytes_stage = _largest(report.total.stages, lambda amount: amount.cost.bytes)
     text = (
-        f"Workload **{report.workload}**: {_counted(report.documents, 'document')} "
+        f"Workload **{report.workload}**: {counted(report.documents, 'document')} "
         f"{'takes' if report.documents == 1 else 'take'} **{format_flops(total.cost.flops)}** "
         f"({format_flops(total.cost.matmul_flops)} of it in matrix products) and "
         f"{'moves' if report.documents == 1 else 'move'} **{format_bytes(total.cost.bytes)}** to and from "
@@ -126,10 +129,6 @@ def _largest(amounts: Mapping[str, Amount], of: Callable[[Amount], Number]) -> s
 def _named(name: str, amounts: Mapping[str, Amount], total: Amount, of: Callable[[Amount], Number]) -> str:
     whole = of(total)
     return f"{name} ({of(amounts[name]) / whole:.0%})" if whole else name
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 # --- workload

@@ -20,6 +20,17 @@ def seconds_of(amount: Amount) -> float:
     return amount.time.seconds if amount.time is not None else 0.0
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "document"), counted(1200, "document")
+    ('1 document', '1,200 documents')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def amount_table(title: str, amounts: Mapping[str, Amount]) -> str:
     """Return a table of the parts of a whole, largest first, with a row for their sum."""
     ordered = sorted(amounts.items(), key=lambda entry: (-weight_of(entry[1]), entry[0]))

@@ -1,6 +1,8 @@
-"""Quoted figures as Markdown: a line each, and weight bytes per decode step by batch and routing."""
+"""Quoted figures as Markdown: a line each, and weight bytes of decode steps if there are any, by batch and routing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 from dsocr_graph.emit.markdown_table import table
 from modelmeter.reports.quoted import QuotedFigures, WeightStep
@@ -19,27 +21,39 @@ def quoted_to_markdown(figures: QuotedFigures) -> str:
     >>> print(quoted_to_markdown(quoted_figures(modelmeter.load("deepseek-ocr"))).splitlines()[0])
     - KV cache per token: 61,440 bytes
     """
-    routings = list(dict.fromkeys(step.routing for step in figures.steps))
-    rows: dict[int, list[WeightStep]] = {}
-    for step in figures.steps:
-        rows.setdefault(step.batch, []).append(step)
-    routed = any(step.fewest_bytes != step.most_bytes for step in figures.steps)
-    header = ("batch", *routings, "bounds") if routed else ("batch", "bytes")
-    cells = [
-        (str(batch), *map(_cell, steps), *([_bounds(steps[0])] if routed else [])) for batch, steps in rows.items()
-    ]
-    return "\n".join(
-        (
-            f"- KV cache per token: {figures.kv_bytes_per_token:,} bytes",
-            f"- parameters that multiply a token: {figures.active_parameters:,}",
-            f"- bytes of all parameters: {figures.parameter_bytes:,}",
-            "",
-            f"Bytes of parameters read in one decode step{_EXPERTS if routed else ''}:",
-            "",
-            table(header, cells),
-            "",
-            *(f"- {assumption}" for assumption in figures.assumptions),
+    return "\n".join((*_lines(figures), *_steps(figures.steps), "", *(f"- {text}" for text in figures.assumptions)))
+
+
+def _lines(figures: QuotedFigures) -> Iterator[str]:
+    if figures.kv_bytes_per_token is not None:
+        yield f"- KV cache per token: {figures.kv_bytes_per_token:,} bytes"
+    if figures.kept_bytes_per_document:
+        yield (
+            f"- KV cache per document, beside its tokens: {figures.kept_bytes_per_document:,} bytes, such as keys and "
+            "values of what an encoder has read"
         )
+    if figures.active_parameters is not None:
+        yield f"- parameters that multiply a token: {figures.active_parameters:,}"
+    yield f"- parameters: {figures.parameters:,}"
+    yield f"- bytes of all parameters: {figures.parameter_bytes:,}"
+
+
+def _steps(steps: Sequence[WeightStep]) -> Sequence[str]:
+    """Return the table of decode steps with its heading; nothing where there are none."""
+    if not steps:
+        return ()
+    routings = list(dict.fromkeys(step.routing for step in steps))
+    rows: dict[int, list[WeightStep]] = {}
+    for step in steps:
+        rows.setdefault(step.batch, []).append(step)
+    routed = any(step.fewest_bytes != step.most_bytes for step in steps)
+    header = ("batch", *routings, "bounds") if routed else ("batch", "bytes")
+    cells = [(str(batch), *map(_cell, each), *([_bounds(each[0])] if routed else [])) for batch, each in rows.items()]
+    return (
+        "",
+        f"Bytes of parameters read in one decode step{_EXPERTS if routed else ''}:",
+        "",
+        table(header, cells),
     )
 
 

@@ -50,6 +50,25 @@ def dynamic_shapes(declared: object, inputs: Mapping[str, object]) -> list[Any]:
     return [_shapes(value, spec, name, known) for (name, value), spec in listed]
 
 
+def declared_limits(declared: object) -> dict[str, int]:
+    """Return the largest size of each dim that is declared with one: a mere name has none, whatever the exporter gets.
+
+    Examples
+    --------
+    >>> declared_limits({"x": {0: "B", 1: Dim("S", max=512)}})
+    {'S': 512}
+    """
+    if isinstance(declared, Dim):
+        return {declared.__name__: declared.max} if isinstance(declared.max, int) else {}
+    if isinstance(declared, Mapping):
+        parts = tuple(cast("Mapping[object, object]", declared).values())
+    elif isinstance(declared, Sequence) and not isinstance(declared, str):
+        parts = tuple(cast("Sequence[object]", declared))
+    else:
+        return {}
+    return {name: largest for part in parts for name, largest in declared_limits(part).items()}
+
+
 def _listed(declared: object, names: Sequence[str]) -> tuple[Any, ...]:
     """Return what is declared for each argument, in order."""
     if declared is None:

@@ -9,7 +9,7 @@ from attrs import asdict, frozen
 
 from dsocr_graph.errors import ModelConfigError, UnknownModelError
 from dsocr_graph.models.deepseek_ocr.config import DeepseekOCRConfig
-from dsocr_graph.models.from_transformers import CATALOG, TransformersModel, TransformersVariant
+from dsocr_graph.models.from_transformers import CATALOG, TransformersModel
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.workloads.bind import bind_profile
@@ -201,7 +201,7 @@ def transformers_model(model: TransformersModel) -> NamedModel:
         name=model.name,
         description=model.description,
         source=model.source,
-        variant=lambda profile, attention: TransformersVariant(dtype=profile.dtype, attention=attention),
+        variant=lambda profile, attention: model.variant(profile.dtype, attention),
         workload=lambda profile: _requests_workload(model, profile),
         limits=_position_limits(_positions(model.bounds)),
         attention=model.attention,

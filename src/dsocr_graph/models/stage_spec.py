@@ -28,6 +28,10 @@ class StageSpec:
         Dims to write in terms of others, such as {"W": "V/H"}.
     kv_inputs, kv_outputs : tuple of int
         Positions of the KV cache among the flattened inputs and outputs.
+    limits : mapping of str to int
+        The largest size of each dim that a user bounds. The bounds of the other `Dim`s are for the exporter alone.
+    configured : bool
+        Whether the stage follows from a model's configuration, so that nobody who gives that can change its dims.
     """
 
     name: str
@@ -39,6 +43,8 @@ class StageSpec:
     aliases: Mapping[str, str] = field(factory=dict)
     kv_inputs: tuple[int, ...] = ()
     kv_outputs: tuple[int, ...] = ()
+    limits: Mapping[str, int] = field(factory=dict)  # elements
+    configured: bool = False
 
 
 def declared_leaves(declared: object) -> Iterator[Mapping[int, Any] | None]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.errors import FactoryError, ModelInputError
-from dsocr_graph.models.declared_dims import dynamic_shapes
+from dsocr_graph.models.declared_dims import declared_limits, dynamic_shapes
 from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 
@@ -54,6 +54,19 @@ class UserModel:
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
         """By stage, the size of each dim in the example inputs."""
         return {stage.name: _sizes(stage) for stage in self.stages}
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The largest size of each dim that every stage which has it bounds."""
+        found: dict[str, list[int | None]] = {}
+        for stage in self.stages:
+            for name in _sizes(stage):
+                found.setdefault(name, []).append(stage.limits.get(name))
+        return {
+            name: max(largest for largest in sizes if largest is not None)
+            for name, sizes in found.items()
+            if None not in sizes
+        }
 
 
 def user_model(module: nn.Module, inputs: object, *, dims: object = None, name: str | None = None) -> UserModel:
@@ -119,7 +132,13 @@ def stage_of(
     if rest < len(shapes):  # torch.export takes those of `*arguments` as one entry
         shapes[rest:] = [tuple(shapes[rest:])]
     return StageSpec(
-        name=name, description=description, module=module, inputs=arguments, dynamic_shapes=tuple(shapes), root=root
+        name=name,
+        description=description,
+        module=module,
+        inputs=arguments,
+        dynamic_shapes=tuple(shapes),
+        root=root,
+        limits=declared_limits(dims),
     )
 
 

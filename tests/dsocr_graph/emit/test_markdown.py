@@ -10,6 +10,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsocr_graph.emit.console import to_console
 from dsocr_graph.emit.markdown import SHOWN_PAGES, to_markdown
 from dsocr_graph.emit.markdown_amounts import format_significant
 from dsocr_graph.emit.markdown_table import share, shares, table
@@ -112,6 +113,17 @@ def test_choice_of_experts_has_its_bounds(toy: ModuleType) -> None:
     """Ten tokens of 2 of 8 read 7.55 experts, between 2 and 8: 32 to 128 bytes."""
     rows = _rows(_section(_markdown(toy), "Choice of experts"))
     assert rows[1][:7] == ["page", "prefill", "10", "7.55 of 8 (2 to 8)", "121 B", "32 B", "128 B"]
+
+
+def test_what_the_model_has_no_use_for_is_said(toy: ModuleType) -> None:
+    """What the requests note as ignored is in the report and on the console, each once; else nothing is said."""
+    workload = toy.toy_workload()
+    noted = tuple(evolve(item, facts={**item.facts, "ignored": "prompt_tokens, new_tokens"}) for item in workload.items)
+    report = evaluate(toy.toy_model(), evolve(workload, items=noted))
+    said = "The model has no use for prompt_tokens, new_tokens of the pages: they change nothing here."
+    assert said in to_markdown(toy.toy_model(), report)
+    assert "  ignored    prompt_tokens, new_tokens of the pages: the model has no use for them" in to_console(report)
+    assert "no use for" not in _markdown(toy)
 
 
 def test_idle_modules_are_listed(toy: ModuleType) -> None:

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from dsocr_graph.compiling import compile_user_model
 from dsocr_graph.errors import CaptureError, FactoryError, ModelInputError
 from dsocr_graph.lowering import lower
 from dsocr_graph.models.stage_spec import StageSpec
-from dsocr_graph.models.user_model import load_factory, stage_of, user_model
+from dsocr_graph.models.user_model import UserModel, load_factory, stage_of, user_model
 from dsocr_graph.scopes import group_by_module
 from dsocr_graph.subjects import points_workload
 from dsocr_graph.timing.plan import parse_point
 from dsocr_graph.tracing import capture
 from modelmeter import AnalyticModel
 from modelmeter.evaluate import evaluate, evaluate_stage
+from modelmeter.model import SizeLimitError
 from modelmeter.serialize import model_from_bytes, model_to_json
 
 
@@ -177,6 +179,26 @@ def test_a_dim_that_the_model_bounds_is_given_with_its_bound() -> None:
         compiled(plain.module, *plain.stages)
 
 
+def test_a_size_beyond_the_bound_of_its_dim_is_refused() -> None:
+    """B to 16 by its Dim, S by name alone: 16 rows are answered, 17 are not, and S has no bound."""
+    model = user_model(nn.Linear(4, 2), torch.empty(3, 5, 4), dims={"input": {0: Dim("B", min=1, max=16), 1: "S"}})
+    assert model.limits == {"B": 16}
+    made = model_from_bytes(compile_user_model(model).model_json, source="the model")
+    assert evaluate_stage(made, "forward", B=16, S=200_000).total.cost.matmul_flops == 2 * 16 * 200_000 * 4 * 2
+    with pytest.raises(SizeLimitError, match="runs at B = 17; Linear has room for B up to 16"):
+        evaluate(made, points_workload([parse_point("forward:B=17,S=5")]))
+
+
+def test_a_bound_of_one_stage_alone_bounds_no_other() -> None:
+    """S to 8 in one and to 16 in the other: 16; free in the other: no bound. A Dim without a maximum has none."""
+    narrow, wide, free, endless = (
+        stage_of(nn.Linear(4, 2), torch.empty(3, 4), dims=[{0: S}], name=name)
+        for name, S in (("a", Dim("S", max=8)), ("b", Dim("S", max=16)), ("c", "S"), ("d", Dim("S")))
+    )
+    for other, limits in ((wide, {"S": 16}), (free, {}), (endless, {})):
+        assert UserModel(name="two", module=nn.Linear(4, 2), stages=(narrow, other)).limits == limits
+
+
 def test_a_dim_that_no_operator_reads_is_a_dim_all_the_same() -> None:
     """The second input is not used: its rows cost nothing, and a point names them or not as it names others."""
 
@@ -302,7 +324,9 @@ def two_stages() -> tuple[nn.Module, StageSpec, StageSpec]:
 def test_a_stage_that_cannot_be_captured_is_an_error() -> None:
     """No partial model by default; the message names the stage and how to go on without it."""
     root, good, bad = two_stages()
-    with pytest.raises(CaptureError, match=r"(?s)stage 'bad' cannot be captured.*allow a partial model"):
+    with pytest.raises(
+        CaptureError, match=r"(?s)stage 'bad' cannot be captured.*--allow-partial reports the other stages"
+    ):
         compiled(root, good, bad)
 
 

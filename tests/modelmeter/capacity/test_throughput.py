@@ -9,6 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+import modelmeter
 from modelmeter.capacity import (
     CapacityError,
     MissingPriceError,
@@ -20,10 +21,10 @@ from modelmeter.capacity import (
     serve_continuously,
 )
 from modelmeter.devices import load_device
-from modelmeter.evaluate import evaluate
+from modelmeter.evaluate import evaluate, evaluate_stage
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.serving import serving_of
-from modelmeter.workload import Workload
+from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 MakeMachine = Callable[..., TimeModel]
 
@@ -31,6 +32,7 @@ MakeMachine = Callable[..., TimeModel]
 def test_whole_batches(service: Service, machine: MakeMachine) -> None:
     """2 pages in 14.5 + 3*8 = 38.5 s: 19.25 s each, 86400/19.25 a day; the first token after 14.5 s."""
     found = serve(service, 2, time=machine())
+    assert found.ttft is not None
     assert (found.page.seconds, found.ttft.seconds) == (19.25, 14.5)
     assert found.tpot is not None
     assert found.tpot.seconds == 8.0
@@ -41,6 +43,7 @@ def test_whole_batches(service: Service, machine: MakeMachine) -> None:
 def test_continuous_batching(service: Service, machine: MakeMachine) -> None:
     """Of 4 slots: 14.5 + 24/4 = 20.5 s a page, first token 20.5 + 14.5, a token (24 + 3*14.5)/3 = 22.5 s."""
     found = serve_continuously(service, 4, time=machine())
+    assert found.ttft is not None
     assert (found.page.seconds, found.ttft.seconds) == (20.5, 35.0)
     assert found.tpot is not None
     assert found.tpot.seconds == pytest.approx(22.5)
@@ -80,6 +83,8 @@ def test_one_slot_is_one_page_after_the_other(ocr: Service) -> None:
     assert one.tpot is not None
     assert serial.tpot is not None
     assert one.tpot.seconds == pytest.approx(serial.tpot.seconds)
+    assert one.ttft is not None
+    assert serial.ttft is not None
     assert one.ttft.seconds == pytest.approx(serial.page.seconds + serial.ttft.seconds)
 
 
@@ -90,6 +95,7 @@ def test_figures_are_those_of_a_report(ocr: Service, batch: int) -> None:
     whole = serving_of(evaluate(ocr.model, ocr.workload_of(batch), device=device))[-1]
     found = serve(ocr, batch, time=device)
     assert found.page.seconds == pytest.approx(whole.page.seconds, rel=1e-12)
+    assert found.ttft is not None
     assert found.ttft.seconds == pytest.approx(whole.ttft.seconds, rel=1e-12)
     assert found.tpot is not None
     assert whole.tpot is not None
@@ -175,6 +181,23 @@ def test_a_workload_without_a_prefill_is_an_error(service: Service) -> None:
 
     with pytest.raises(CapacityError, match="no first token without the stage 'prefill'"):
         evolve(service, workload_of=decode_only).memory(1)
+
+
+def test_an_encoder_yields_pages_and_no_tokens() -> None:
+    """8 images take one run of SigLIP; a page is an eighth of it, without a first token or further ones."""
+    model, device = modelmeter.load("siglip-so400m-patch14-384"), load_device("h200")
+
+    def images(batch: int) -> Workload:
+        run = StageRun(stage="encode", count=1, bindings={"B": batch})
+        return Workload(name="images", items=(WorkloadItem(name="image", documents=batch, runs=(run,)),))
+
+    found = serve(Service(model=model, workload_of=images), 8, time=device)
+    together = evaluate_stage(model, "encode", B=8, device=device).total.time
+    assert together is not None
+    assert found.page.seconds == pytest.approx(together.seconds / 8)
+    assert (found.ttft, found.tpot) == (None, None)
+    with pytest.raises(CapacityError, match="continuous batching is about tokens, and workload 'images' of siglip"):
+        serve_continuously(Service(model=model, workload_of=images), 8, time=device)
 
 
 def test_an_efficiency_of_predictions_is_an_error(machine: MakeMachine) -> None:

@@ -13,7 +13,8 @@ from modelmeter.compare import Change, Metric, Side, set_side_by_side
 from modelmeter.compare.changes import phase_of
 from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
-from modelmeter.layers import DataMovement, Linear
+from modelmeter.layers import DataMovement, Linear, Unclassified
+from modelmeter.model import Exactness
 
 MakeSide = Callable[..., Side]
 
@@ -54,6 +55,19 @@ def test_a_longer_prompt_is_a_reason(toy: ModuleType, toy_side: MakeSide) -> Non
         ("decoder: experts", 320),
     ]
     assert {entry.reasons for entry in entries} == {("prefill S 5 → 10",)}
+
+
+def test_an_operator_that_one_side_cannot_count_is_a_reason(toy: ModuleType, toy_side: MakeSide) -> None:
+    """The head's 1,440 FLOPs are gone though it is called as before: there is no rule for it, and only there."""
+    model = toy.toy_model()
+    unknown = Unclassified(op="linear", reads=(), writes=())
+    leaves = tuple(
+        evolve(leaf, exactness=Exactness.UNCLASSIFIED, layer=unknown) if leaf.module == "lm_head" else leaf
+        for leaf in model.leaves
+    )
+    (entry,) = changes(toy_side("old"), toy_side("new", model=evolve(model, leaves=leaves)), Metric.FLOPS)
+    assert (entry.role.name, entry.difference) == ("head", -1440)
+    assert entry.reasons == ("new leaves out FLOPs of aten::linear (unclassified) in prefill",)
 
 
 def test_another_layer_and_variant_are_reasons(toy: ModuleType, toy_side: MakeSide) -> None:

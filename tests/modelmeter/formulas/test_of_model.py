@@ -209,6 +209,19 @@ def test_unknown_names_are_told_with_those_that_exist(gundam: AnalyticModel) -> 
             per_token(vision)
 
 
+def test_a_numbered_layer_is_the_equal_ones_that_it_is_folded_into(gundam: AnalyticModel) -> None:
+    """Layer 5 is one of 11 of one structure, block 7 of SAM one of 8: the formulas are of all of them."""
+    for asked, folded in (
+        ("model.layers.5", "model.layers.[1-11]"),
+        ("model.sam_model.blocks.7.attn", "model.sam_model.blocks.[0-1,3-4,6-7,9-10].attn"),
+    ):
+        assert module_formulas(gundam, asked) == module_formulas(gundam, folded)
+    with pytest.raises(UnknownModuleError) as error:
+        module_formulas(gundam, "model.layers.12.mlp")
+    assert "did you mean" in str(error.value)
+    assert str(error.value).endswith("The model has 90 modules, outermost lm_head, model")  # not the list of 90
+
+
 def test_the_page_is_the_one_that_is_kept(gundam: AnalyticModel) -> None:
     """docs/formulas.md is what the command in it makes."""
     kept = PAGE.read_text(encoding="utf-8")

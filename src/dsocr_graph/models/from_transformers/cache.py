@@ -110,6 +110,11 @@ class CacheLayout:
                 dims[tensor.dim] = Dim(tensor.dim, min=1, max=tensor.window - 1)
         return tuple({0: batch, 2: dims[tensor.dim]} for tensor in self.tensors)
 
+    @property
+    def longest_window(self) -> int:
+        """Most tokens that a windowed layer sees; 0 without such layers."""
+        return max((tensor.window for tensor in self.tensors if tensor.window is not None), default=0)
+
     def aliases(self) -> Mapping[str, str]:
         """Return the dims of windows in terms of T, as `StageSpec` takes them."""
         return {tensor.dim: f"Min(T, {tensor.window - 1})" for tensor in self.tensors if tensor.window is not None}

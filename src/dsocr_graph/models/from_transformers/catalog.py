@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from dsocr_graph.models.from_transformers import causal_lm, image_encoder, image_text, speech
 from dsocr_graph.models.from_transformers.configuration import (
     positions_of,
+    quantization_of,
     read_settings,
     transformers_config,
     with_positions,
@@ -20,13 +21,13 @@ from dsocr_graph.models.from_transformers.configuration import (
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.shorten import shortened
 from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
+from dsocr_graph.models.from_transformers.variant import FP8, TransformersVariant
 from dsocr_graph.workloads.request import Request
 from modelmeter.workload import WorkloadItem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dsocr_graph.models.from_transformers.variant import TransformersVariant
     from dsocr_graph.models.stage_spec import StageSpec
 
 
@@ -49,6 +50,7 @@ class TransformersModel:
     family: Family
     attention: str = "sdpa"  # what is captured unless told otherwise: the best implementation that its classes have
     positions: Mapping[str, Any] = field(factory=dict)  # by the configuration class; none: as the settings state them
+    quantization: str = ""  # of the published weights, for reports that leave it out; none where the source says it
     code: TrustedCode | None = None  # beside the configuration; None: transformers' own
 
     @property
@@ -60,6 +62,11 @@ class TransformersModel:
         """Return what decides the cost beside the variant; part of the cache key."""
         decisive = {"settings": dict(self.settings), "transformers": metadata.version("transformers")}
         return decisive if self.code is None else {**decisive, "code": self.code.digest}
+
+    def variant(self, dtype: str, attention: str) -> TransformersVariant:
+        """Return the variant to capture, with the quantisation that its dtype leaves out."""
+        left_out = "" if dtype == FP8 else self.quantization
+        return TransformersVariant(dtype=dtype, attention=attention, quantization=left_out and f"{left_out} (left out)")
 
     def build(self, variant: TransformersVariant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
         """Return the model on `meta` and its stages; needs torch and transformers.
@@ -81,7 +88,8 @@ class TransformersModel:
         built = class_of(self.family, config) if self.code is None else trusted_family_of(self.code)[1]
         model = meta_model(config, built, variant)
         with misfits_explained(model, self.family.description):
-            return model, self.family.stages(model, config, variant)
+            stages = self.family.stages(model, config, variant)
+        return model, tuple(evolve(stage, configured=True) for stage in stages)
 
     def shortened(self, layers: int) -> TransformersModel:
         """Return the model with at most so many layers in each stack, under a name of its own.
@@ -157,6 +165,7 @@ def model_from_config(
         settings=settings,
         family=family,
         positions=positions,
+        quantization=quantization_of(settings),
         attention="sdpa" if getattr(built, "_supports_sdpa", False) else "eager",
         code=code,
     )

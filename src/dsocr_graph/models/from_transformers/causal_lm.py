@@ -47,7 +47,8 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     if isinstance(longest, int) and context + request.new_tokens > longest:
         raise ContextTooLongError(
             f"request {request.name!r} takes {context:,} tokens of context and {request.new_tokens:,} new ones; the "
-            f"model has {longest:,} positions. Ask for fewer, or give the sizes as points"
+            f"model has {longest:,} positions. Ask for fewer, or "
+            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
         )
     return WorkloadItem(
         name=request.name,

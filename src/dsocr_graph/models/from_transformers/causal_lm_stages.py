@@ -90,12 +90,13 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
     layout = cache_layout(model)
     B, S, T = (Dim(name, min=1, max=LARGEST[name]) for name in "BST")
     cached = tuple(range(1, 1 + len(layout.tensors)))
+    example = example_sizes(layout)
     return (
         StageSpec(
             name="prefill",
             description="B documents of S tokens: logits of the last position and the cache",
             module=prefill,
-            inputs=language_inputs(model, layout, "prefill", **EXAMPLE),
+            inputs=language_inputs(model, layout, "prefill", **example),
             dynamic_shapes={"input_ids": {0: B, 1: S}},
             root="root",
             kv_outputs=cached,
@@ -104,7 +105,7 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
             name="decode",
             description="one step of B documents with T cached tokens each",
             module=decode,
-            inputs=language_inputs(model, layout, "decode", **EXAMPLE),
+            inputs=language_inputs(model, layout, "decode", **example),
             dynamic_shapes={"input_ids": {0: B}, "cache": layout.dynamic_shapes(B, T)},
             root="root",
             aliases=layout.aliases(),
@@ -112,6 +113,21 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
             kv_outputs=cached,
         ),
     )
+
+
+def example_sizes(layout: CacheLayout) -> dict[str, int]:
+    """Return the sizes of the example inputs, in which every window of a model is full.
+
+    From an example in which one is not, the exporter concludes that it never is: a step's tokens are then bounded by
+    the window.
+
+    Examples
+    --------
+    >>> from dsocr_graph.models.from_transformers.cache import CachedTensor
+    >>> example_sizes(CacheLayout(tensors=(CachedTensor(layer=0, heads=2, width=8, window=4096),)))
+    {'B': 3, 'S': 39, 'T': 4097}
+    """
+    return {**EXAMPLE, "T": max(EXAMPLE["T"], layout.longest_window + 1)}
 
 
 def language_inputs(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 _TEXT = "text_config"  # of a model of several parts, the one that writes
+_QUANTIZATION = "quantization_config"
 _POSITIONS = ("max_position_embeddings", "max_source_positions", "max_target_positions")
 LARGEST_FILE = 16 << 20  # bytes; published configurations take a few kilobytes
 
@@ -138,6 +139,23 @@ def positions_of(config: PreTrainedConfig) -> dict[str, Any]:
     found = {name: value for name in _POSITIONS if isinstance(value := getattr(config, name, None), int)}
     text: Any = getattr(config, _TEXT, None)
     return found if text is None else {**found, _TEXT: positions_of(text)}
+
+
+def quantization_of(settings: Mapping[str, Any]) -> str:
+    """Return how the published weights are quantised, in a few words; "" where they are not.
+
+    Examples
+    --------
+    >>> quantization_of({"quantization_config": {"quant_method": "awq", "bits": 4}})
+    'awq of 4 bits'
+    """
+    parts = (settings, settings.get(_TEXT) or {})
+    scheme: Any = next((part[_QUANTIZATION] for part in parts if part.get(_QUANTIZATION)), None)
+    if not isinstance(scheme, dict):
+        return ""
+    known = cast("dict[str, object]", scheme)
+    method = str(known.get("quant_method", _QUANTIZATION))
+    return f"{method} of {known['bits']} bits" if "bits" in known else method
 
 
 def with_positions(settings: Mapping[str, Any], positions: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dsocr_graph.models.from_transformers.fp8_ops import (
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_ALTERNATIVES = "choose bf16, fp16 or fp32"
+_ALTERNATIVES = "choose bf16 or fp32"
 
 
 class FP8Linear(finegrained_fp8.FP8Linear):
@@ -54,7 +54,7 @@ def fp8_scheme(config: PreTrainedConfig) -> FineGrainedFP8Config:
     >>> fp8_scheme(transformers_config({"model_type": "qwen3"}))
     Traceback (most recent call last):
     dsocr_graph.errors.ModelConfigError: dtype fp8 is of checkpoints that are published in it, and this configuration \
-(qwen3) has no quantization_config with quant_method fp8; choose bf16, fp16 or fp32, or give the config.json of such a \
+(qwen3) has no quantization_config with quant_method fp8; choose bf16 or fp32, or give the config.json of such a \
 checkpoint. How weights in fp8 would change the cost of this one, the what-if weight_dtype fp8 says
     """
     settings: Any = getattr(config, "quantization_config", None)

@@ -47,7 +47,7 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     if isinstance(longest, int) and tokens > longest:
         raise ContextTooLongError(
             f"request {request.name!r} takes {tokens:,} tokens; the model has {longest:,} positions. Ask for fewer, or "
-            "give the sizes as points"
+            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
         )
     facts: dict[str, Fact] = {"context_tokens": tokens, "batch": request.batch}
     if request.new_tokens > 1:

@@ -53,7 +53,8 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     if isinstance(longest, int) and max(tokens, START_TOKENS + request.new_tokens) > longest:
         raise ContextTooLongError(
             f"request {request.name!r} reads {tokens:,} tokens and writes {request.new_tokens:,}; the model has "
-            f"{longest:,} positions for each. Ask for fewer, or give the sizes as points"
+            f"{longest:,} positions for each. Ask for fewer, or "
+            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
         )
     read = {"B": request.batch, "S": tokens}
     steps = StageRun(

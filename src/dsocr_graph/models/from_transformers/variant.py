@@ -32,6 +32,7 @@ class TransformersVariant:
     dtype: str = "bf16"  # of every parameter that the model does not keep in fp32
     attention: str = "sdpa"  # implementation of attention, in all parts of the model
     experts: str = "grouped"  # implementation of the experts; of no consequence in a model without any
+    quantization: str = ""  # of the published weights, where it is left out; of no consequence for the capture
 
     def __attrs_post_init__(self) -> None:
         _known("dtype", self.dtype, DTYPES)
@@ -44,8 +45,8 @@ class TransformersVariant:
         return f"{self.dtype}-{self.attention}-{self.experts}"
 
     def facts(self) -> dict[str, str]:
-        """Return the variant as text, for reports."""
-        return {key: str(value) for key, value in asdict(self).items()}
+        """Return the variant as text, for reports; of a quantisation only where there is one."""
+        return {key: str(value) for key, value in asdict(self).items() if value}
 
 
 def _known(what: str, value: str, known: Collection[str]) -> None:

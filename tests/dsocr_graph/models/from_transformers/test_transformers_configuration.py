@@ -77,6 +77,33 @@ def test_a_missing_or_endless_file_is_refused(tmp_path: Path) -> None:
     assert issubclass(ConfigNotFoundError, DsocrGraphError)
 
 
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
+BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "expected"),
+    [
+        ({"model_type": "llama", "quantization_config": AWQ}, "bf16", "awq of 4 bits (left out)"),
+        ({"model_type": "qwen3", "quantization_config": BLOCKS}, "bf16", "fp8 (left out)"),
+        ({"model_type": "qwen3", "quantization_config": BLOCKS}, "fp8", None),
+        ({"model_type": "qwen3"}, "bf16", None),
+        ({"model_type": "got_ocr2", "text_config": {"quantization_config": AWQ}}, "bf16", "awq of 4 bits (left out)"),
+    ],
+)
+def test_a_quantization_that_is_left_out_is_a_fact_of_the_variant(
+    tmp_path: Path, settings: dict[str, Any], dtype: str, expected: str | None
+) -> None:
+    """The heading of a report has the variant's facts; with dtype fp8 the configuration's own is captured."""
+    model = model_from_config(_written(tmp_path, json.dumps(settings)))
+    assert model.variant(dtype, "sdpa").facts().get("quantization") == expected
+
+
+def test_shipped_models_note_no_quantization() -> None:
+    """DeepSeek-V3's source says in which type it is published; its shipped variants stay as they are."""
+    assert CATALOG["deepseek-v3"].variant("bf16", "sdpa") == TransformersVariant()
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
