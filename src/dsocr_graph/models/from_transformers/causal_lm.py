@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.text_encoder import reads_both_ways
-from dsocr_graph.models.from_transformers.text_read import tokens_read
-from dsocr_graph.workloads.errors import ContextTooLongError
+from dsocr_graph.models.from_transformers.text_read import require_positions, tokens_read
 from dsocr_graph.workloads.request import Request, generation_runs
 from modelmeter.workload import Fact, WorkloadItem
 
@@ -43,13 +42,11 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     [('prefill', 1, {'B': 1, 'S': 512}), ('decode', 2, {'B': 1, 'T': 512})]
     """
     context = tokens_read(request, "a language model")
-    longest = settings.get("max_position_embeddings")
-    if isinstance(longest, int) and context + request.new_tokens > longest:
-        raise ContextTooLongError(
-            f"request {request.name!r} takes {context:,} tokens of context and {request.new_tokens:,} new ones; the "
-            f"model has {longest:,} positions. Ask for fewer, or "
-            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
-        )
+    require_positions(
+        settings,
+        context + request.new_tokens,
+        f"request {request.name!r} takes {context:,} tokens of context and {request.new_tokens:,} new ones",
+    )
     return WorkloadItem(
         name=request.name,
         documents=request.batch,

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
-from dsocr_graph.models.from_transformers.text_read import tokens_read
-from dsocr_graph.workloads.errors import ContextTooLongError
+from dsocr_graph.models.from_transformers.text_read import require_positions, tokens_read
 from dsocr_graph.workloads.request import Request
 from modelmeter.workload import Fact, StageRun, WorkloadItem
 
@@ -43,12 +42,7 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     ([('encode', 1, {'B': 8, 'S': 40})], 'new_tokens')
     """
     tokens = tokens_read(request, "a text encoder")
-    longest = settings.get("max_position_embeddings")
-    if isinstance(longest, int) and tokens > longest:
-        raise ContextTooLongError(
-            f"request {request.name!r} takes {tokens:,} tokens; the model has {longest:,} positions. Ask for fewer, or "
-            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
-        )
+    require_positions(settings, tokens, f"request {request.name!r} takes {tokens:,} tokens")
     facts: dict[str, Fact] = {"context_tokens": tokens, "batch": request.batch}
     if request.new_tokens > 1:
         facts["ignored"] = "new_tokens"

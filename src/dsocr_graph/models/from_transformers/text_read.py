@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from dsocr_graph.workloads.errors import ContextTooLongError
 from dsocr_graph.workloads.request import InvalidRequestError, Request
 
 
@@ -32,3 +35,32 @@ def tokens_read(request: Request, reader: str) -> int:
             "page_text_tokens"
         )
     return tokens
+
+
+def require_positions(settings: Mapping[str, object], needed: int, takes: str) -> None:
+    """Refuse a request for more positions than a model says that it has.
+
+    Parameters
+    ----------
+    settings : mapping of str to object
+        The model's configuration.
+    needed : int
+        Positions of the longest sequence.
+    takes : str
+        What takes them, for the message.
+
+    Raises
+    ------
+    ContextTooLongError
+        When the model has fewer.
+
+    Examples
+    --------
+    >>> require_positions({"max_position_embeddings": 512}, 512, "request 'chat' takes 512 tokens")
+    """
+    longest = settings.get("max_position_embeddings")
+    if isinstance(longest, int) and needed > longest:
+        raise ContextTooLongError(
+            f"{takes}; the model has {longest:,} positions. Ask for fewer, or sweep or analyze its stages at sizes of "
+            "their own (`sweep --stage`, `analyze --points`)"
+        )

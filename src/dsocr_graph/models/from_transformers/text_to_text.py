@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
-from dsocr_graph.models.from_transformers.text_read import tokens_read
-from dsocr_graph.workloads.errors import ContextTooLongError
+from dsocr_graph.models.from_transformers.text_read import require_positions, tokens_read
 from dsocr_graph.workloads.request import Request
 from modelmeter.workload import StageRun, WorkloadItem
 
@@ -49,13 +48,11 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     decode 2 {'B': 2, 'S': 40, 'T': 1}
     """
     tokens = tokens_read(request, "an encoder of text")
-    longest = settings.get("max_position_embeddings")
-    if isinstance(longest, int) and max(tokens, START_TOKENS + request.new_tokens) > longest:
-        raise ContextTooLongError(
-            f"request {request.name!r} reads {tokens:,} tokens and writes {request.new_tokens:,}; the model has "
-            f"{longest:,} positions for each. Ask for fewer, or "
-            "sweep or analyze its stages at sizes of their own (`sweep --stage`, `analyze --points`)"
-        )
+    require_positions(
+        settings,
+        max(tokens, START_TOKENS + request.new_tokens),
+        f"request {request.name!r} reads {tokens:,} tokens and writes {request.new_tokens:,}",
+    )
     read = {"B": request.batch, "S": tokens}
     steps = StageRun(
         stage="decode", count=max(1, request.new_tokens - 1), bindings={**read, "T": START_TOKENS}, sweep="T"
