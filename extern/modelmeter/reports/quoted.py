@@ -88,7 +88,8 @@ def quoted_figures(
             steps=(),
             assumptions=(f"no figures of tokens and steps: {error}",),
         )
-    chosen = routings if routed_layers(model) else (UNIFORM,)  # without experts all are alike
+    routed = bool(routed_layers(model))
+    chosen = routings if routed else (UNIFORM,)  # without experts all are alike
     return QuotedFigures(
         kv_bytes_per_token=per_token,
         kept_bytes_per_document=_kept_bytes(model, per_token),
@@ -102,7 +103,7 @@ def quoted_figures(
             "active parameters: those of linear layers, the chosen experts' alone; embedding and norms multiply none",
             "weight bytes: each kernel of one step reads its parameters once, nothing stays in a cache between "
             "kernels; the embedding reads one row per document",
-            *(f"{routing.name}: {routing.statement}" for routing in chosen if chosen is routings),
+            *(f"{routing.name}: {routing.statement}" for routing in chosen if routed),
         ),
     )
 
