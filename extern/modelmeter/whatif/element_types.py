@@ -32,11 +32,9 @@ def activations_pass(captured: AnalyticModel, model: AnalyticModel, options: Opt
     UnsupportedWhatIfError
         When the captured type cannot be told in the model.
     """
-    if options.activation_dtype is None:
+    if options.activation_dtype is None or (types := _types(captured, options.activation_dtype)) is None:
         return model, ()
-    before, wanted = captured_dtype(captured), DTYPES[options.activation_dtype]
-    if wanted is before:
-        return model, ()
+    before, wanted = types
     if wanted not in WIDE:
         return _narrow_inputs(model, before, options.activation_dtype)
     if before is not DType.BF16:
@@ -81,11 +79,9 @@ def weights_pass(captured: AnalyticModel, model: AnalyticModel, options: Options
     UnsupportedWhatIfError
         When the captured type cannot be told in the model.
     """
-    if options.weight_dtype is None:
+    if options.weight_dtype is None or (types := _types(captured, options.weight_dtype)) is None:
         return model, ()
-    before, wanted = captured_dtype(captured), DTYPES[options.weight_dtype]
-    if wanted is before:
-        return model, ()
+    before, wanted = types
     if wanted in WIDE:
         after = each_layer(model, lambda layer: with_parameters(layer, before, wanted))
         after = with_all_parameters(after, before, wanted)
@@ -123,11 +119,9 @@ def kv_dtype_pass(captured: AnalyticModel, model: AnalyticModel, options: Option
     UnsupportedWhatIfError
         When the model keeps none, or what touches it cannot be told.
     """
-    if options.kv_dtype is None:
+    if options.kv_dtype is None or (types := _types(captured, options.kv_dtype)) is None:
         return model, ()
-    before, wanted = captured_dtype(captured), DTYPES[options.kv_dtype]
-    if wanted is before:
-        return model, ()
+    before, wanted = types
     after = with_cache_in(find_cache(captured), model, wanted)
     stages = tuple(_with_kept(stage, before, wanted) for stage in after.stages)
     after = evolve(after, stages=stages)
@@ -153,3 +147,9 @@ def _with_kept(stage: Stage, before: DType, wanted: DType) -> Stage:
         for peak in stage.peaks
     )
     return evolve(stage, kv_cache_bytes=rescaled(stage.kv_cache_bytes, before, wanted), peaks=peaks)
+
+
+def _types(captured: AnalyticModel, asked: str) -> tuple[DType, DType] | None:
+    """Return the captured type and the one that is asked for; None where they are the same."""
+    before, wanted = captured_dtype(captured), DTYPES[asked]
+    return None if wanted is before else (before, wanted)
