@@ -12,6 +12,7 @@ from attrs import field, frozen
 from modelmeter.binding import Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Draws, Time
+from modelmeter.defaults import EXPERT_LOOP, MOE_FORMS
 from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import ModelMeterError
 from modelmeter.model import AnalyticModel, FreeOps, Leaf, Stage
@@ -25,7 +26,6 @@ from modelmeter.predict.timeline import Advance, CallTime, Step, device_only, se
 from modelmeter.workload import StageRun, Workload
 
 RUNTIMES = ("eager", "cudagraph")
-MOE_FORMS = ("grouped", "loop")
 _LOOP_TIMES = "times of the published loop; FLOPs, bytes, memory and calls are those of the grouped form"
 
 
@@ -120,7 +120,7 @@ class Calibrated:
                 "samples": str(len(self.calibration.samples)),
                 "drift": f"{self.calibration.drift:.3f}",
                 "calibrated": ", ".join(dict.fromkeys(model.name for model in self.calibration.models)) or "no model",
-                **({"experts": _LOOP_TIMES} if self.moe == "loop" else {}),
+                **({"experts": _LOOP_TIMES} if self.moe == EXPERT_LOOP else {}),
             },
         )
 
@@ -234,7 +234,7 @@ class Calibrated:
 
     @cached_property
     def _calls(self) -> CallSteps:
-        return CallSteps(calibration=self.calibration, loop=self.moe == "loop", physical=self.physical)
+        return CallSteps(calibration=self.calibration, loop=self.moe == EXPERT_LOOP, physical=self.physical)
 
 
 def _bounded(bound: str, seconds: Draws) -> Time:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve, frozen
 
+from modelmeter.defaults import EXPERT_LOOP
 from modelmeter.dims import distinct_experts
 from modelmeter.model import AnalyticModel, Leaf, Stage
 from modelmeter.routing import UNIFORM, Histogram, NamedRouting
@@ -13,7 +14,7 @@ from modelmeter.whatif.element_types import activations_pass, kv_dtype_pass, wei
 from modelmeter.whatif.errors import UnsupportedWhatIfError
 from modelmeter.whatif.expert_loop import with_expert_loop
 from modelmeter.whatif.logits import find_heads, with_last_logits, with_last_peaks
-from modelmeter.whatif.options import LAST, LOOP, PREALLOCATED, Options
+from modelmeter.whatif.options import LAST, PREALLOCATED, Options
 from modelmeter.whatif.passes import PEAKS_ASSUMED, Passed, cache_of, in_stages, with_known_peaks
 
 
@@ -130,7 +131,7 @@ def _logits(captured: AnalyticModel, model: AnalyticModel, options: Options) -> 
 
 
 def _moe(captured: AnalyticModel, model: AnalyticModel, options: Options) -> Passed:
-    if options.moe != LOOP:
+    if options.moe != EXPERT_LOOP:
         return model, ()
     after = with_expert_loop(model)
     what = (

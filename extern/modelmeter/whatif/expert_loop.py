@@ -108,7 +108,7 @@ def _counting(search: Leaf, sizes: _Experts) -> tuple[Leaf, ...]:
     picks = Operand(elements=product((sizes.tokens, sizes.per_token)), dtype=DType.INT64)
     counts = Operand(elements=sizes.experts, dtype=DType.INT64)
     return (
-        _made(search, "zeros", DataMovement(op="zeros", reads=(), writes=(table,))),
+        _made(search, "zero_", DataMovement(op="zeros", reads=(), writes=(table,))),
         _made(search, "scatter_", Scatter(reads=(picks,), writes=(picks,))),
         _made(
             search,

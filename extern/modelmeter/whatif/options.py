@@ -8,7 +8,7 @@ from types import MappingProxyType
 import attrs
 from attrs import field, frozen
 
-from modelmeter.defaults import GROUP_SIZE
+from modelmeter.defaults import GROUP_SIZE, GROUPED_EXPERTS, MOE_FORMS
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
 from modelmeter.routing import UNIFORM, NamedRouting
@@ -33,7 +33,6 @@ GROUPED = frozenset({DType.INT8, DType.INT4})
 
 ALL, LAST = "all", "last"
 CONCATENATE, PREALLOCATED = "concatenate", "preallocated"
-GROUPED_EXPERTS, LOOP = "grouped", "loop"
 
 
 def _known_dtype(_owner: object, attribute: attrs.Attribute[str | None], name: str | None) -> None:
@@ -108,7 +107,7 @@ class Options:
     kv_dtype: str | None = field(default=None, validator=_known_dtype)
     logits: str = field(default=ALL, validator=_one_of(ALL, LAST))
     kv_growth: str = field(default=CONCATENATE, validator=_one_of(CONCATENATE, PREALLOCATED))
-    moe: str = field(default=GROUPED_EXPERTS, validator=_one_of(GROUPED_EXPERTS, LOOP))
+    moe: str = field(default=GROUPED_EXPERTS, validator=_one_of(*MOE_FORMS))
     group_size: int = field(default=GROUP_SIZE, validator=_positive)  # elements
     routing: NamedRouting = field(default=UNIFORM, validator=_named_routing)
 

@@ -76,6 +76,24 @@ def test_grouped_products_move_what_the_loop_does(captured: AnalyticModel) -> No
         assert sum(loop_work(call).flops for call in calls) == binding.sum(leaf.cost.matmul_flops.text)
 
 
+def test_the_calls_are_those_that_a_calibration_times(captured: AnalyticModel, looped: WhatIf) -> None:
+    """What stands for a search and for placing results is, call by call, what a predicted loop runs there."""
+    sizes = {"B": 5, "T": 9}
+    routed = spread_evenly(5, 6, 64, 30)
+    predicted = [
+        call.op
+        for leaf in captured.leaves_by_stage["decode"]
+        if leaf.module.endswith("mlp.experts") and leaf.op in {"aten::arange", "aten::searchsorted", "aten::index_put_"}
+        for call in calls_in_loop(signature_at(leaf, sizes), routed)
+    ]
+    stated = [
+        leaf.op
+        for leaf in looped.model.leaves_by_stage["decode"]
+        if "/loop." in leaf.id or leaf.id.endswith("experts/index_put_")
+    ]
+    assert predicted == stated == ["aten::zero_", "aten::scatter_", "aten::sum", "aten::cat", "aten::index_put_"]
+
+
 def test_the_schedule_runs_each_call_as_often_as_it_is_counted(captured: AnalyticModel, looped: WhatIf) -> None:
     """The file of a model checks it, and reads back as it was written."""
     assert model_from_json(model_to_json(looped.model)) == looped.model
