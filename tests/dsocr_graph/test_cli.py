@@ -380,6 +380,8 @@ def test_ctrl_c_during_the_capture_leaves_everything_as_it_was(
 ) -> None:
     """SIGINT while the full-size model is captured: one line, status 130, no artefact, no cache entry."""
     files = _earlier(tmp_path / "out")
+    # A shell that runs the tests in its background has them ignore SIGINT, which what they start would inherit.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "dsocr_graph.analyze", "--out", "out"],
         cwd=tmp_path,
@@ -388,6 +390,7 @@ def test_ctrl_c_during_the_capture_leaves_everything_as_it_was(
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     with process:
         assert process.stderr is not None
         assert any("capturing vision_global" in line for line in iter(process.stderr.readline, ""))
