@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dsocr_graph.models.user_model import UserModel
     from modelmeter.dtypes import DType
 
+_EXPERTS = "experts"
+"""The fact of a variant that is dropped where a model turns out to have no experts."""
+
 Progress = Callable[[str], None]
 
 
@@ -157,6 +160,7 @@ def _compiled(
     from dsocr_graph.lowering import lower
     from dsocr_graph.scopes import group_by_module
     from dsocr_graph.tracing import capture
+    from modelmeter.routing.histogram import routed_layers
     from modelmeter.serialize import model_to_json
 
     captured = capture(module, stages, name=name, variant=facts, allow_partial=allow_partial, progress=progress)
@@ -171,4 +175,7 @@ def _compiled(
         load_dtype=load_dtype,
         limits=limits,
     )
+    if _EXPERTS in facts and not routed_layers(analytic):
+        dense = {name: value for name, value in captured.variant.items() if name != _EXPERTS}
+        captured, analytic = evolve(captured, variant=dense), evolve(analytic, variant=dense)
     return CompiledModel(model_json=model_to_json(analytic).encode(), onnx=to_onnx(captured, graph, analytic))

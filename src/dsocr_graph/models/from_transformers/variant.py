@@ -26,12 +26,12 @@ class TransformersVariant:
     Examples
     --------
     >>> TransformersVariant(dtype="bf16", attention="sdpa").name
-    'bf16-sdpa-grouped'
+    'bf16-sdpa'
     """
 
     dtype: str = "bf16"  # of every parameter that the model does not keep in fp32
     attention: str = "sdpa"  # implementation of attention, in all parts of the model
-    experts: str = "grouped"  # implementation of the experts; of no consequence in a model without any
+    experts: str = "grouped"  # implementation of the experts, where there are any: one alone can be captured
     quantization: str = ""  # of the published weights, where it is left out; of no consequence for the capture
 
     def __attrs_post_init__(self) -> None:
@@ -42,7 +42,7 @@ class TransformersVariant:
     @property
     def name(self) -> str:
         """A short name, usable in file names."""
-        return f"{self.dtype}-{self.attention}-{self.experts}"
+        return f"{self.dtype}-{self.attention}"
 
     def facts(self) -> dict[str, str]:
         """Return the variant as text, for reports; of a quantisation only where there is one."""
