@@ -6,6 +6,7 @@ import importlib
 import inspect
 import logging
 import re
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from itertools import islice, takewhile
@@ -122,20 +123,29 @@ def explained(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mappi
     )
 
 
+_LOGS = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+
+
 @contextmanager
 def nothing_printed() -> Generator[None]:
-    """Keep torch from printing the graph up to where an export fails, and from logging the failure of an operator.
+    """Keep torch from printing the graph up to where an export fails, and from logging what it fails at.
 
-    The error says what of it matters.
+    The error says what of it matters. Nor does it matter to costs that a module assigns tensors to itself while it
+    runs, as `torch.nn.LSTM` does with its weights.
     """
     trace: Any = importlib.import_module("torch.export._trace")
-    log = logging.getLogger("torch._subclasses.fake_tensor")
+    logs = [logging.getLogger(name) for name in _LOGS]
+    before = [log.disabled for log in logs]
     trace.print = lambda *values, **options: None
-    disabled, log.disabled = log.disabled, True
+    for log in logs:
+        log.disabled = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The tensor attributes? .* assigned during export")
+            yield
     finally:
-        log.disabled = disabled
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
         del trace.print
 
 

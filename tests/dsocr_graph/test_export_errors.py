@@ -113,6 +113,21 @@ def test_a_branch_on_values_is_told_apart() -> None:
     assert advice.startswith(f"  {ADVICE_ON_VALUES}")
 
 
+def test_torch_says_nothing_beside_the_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Its log looks for code of the user's, and finds none, wherever a branch depends on values."""
+    with caplog.at_level("WARNING"):
+        refusal(scaled_then(lambda x: x if x.sum() > 0 else -x), meta(3, 4))
+    assert not caplog.records
+
+
+def test_weights_that_a_module_assigns_to_itself_are_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """`nn.LSTM` keeps its flattened weights so; the user can do nothing about it, and the cost does not change."""
+    module = nn.LSTM(4, 8, batch_first=True, device="meta")
+    inputs = (meta(2, 5, 4),)
+    exported(StageSpec(name="forward", description="", module=module, inputs=inputs), module)
+    assert not [warning for warning in recwarn if "assigned during export" in str(warning.message)]
+
+
 def test_a_branch_on_an_item_names_the_module_whose_python_asks() -> None:
     """Comparing the number that `item` returned is no operator of torch."""
     said = refusal(scaled_then(lambda x: x + 1 if x.sum().item() > 0 else x), meta(3, 4))
