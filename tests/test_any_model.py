@@ -25,6 +25,7 @@ SAID = {
     "figures": "- parameters: 4,160",  # 64 x 64 and a bias of 64
     "sweep": "sweep.csv: 12 points",
     "parallel": "# rotated, forward B=32, on 2 x NVIDIA H200",
+    "compare": "| rotated:plain",
 }
 """What each command on the registered model prints."""
 
@@ -123,8 +124,9 @@ def test_a_third_party_package_registers_a_model(
 
     for words, said in (
         (["plan", "--fits"], "'rotated' is registered as a compiled model alone"),
+        (["compare", "rotated"], "has the stages forward (B); compare at sizes of these, as --points"),
         (["parallel"], "give sizes of its stages, which are forward (B), as --points"),
         (["sweep", "--out", "pages.csv"], "and rotated reads none; sweep one of its stages, which are forward (B),"),
     ):
-        assert main([*words, "--model", "rotated"]) == 2
+        assert main([*words, *(["rotated"] if "compare" in words else ["--model", "rotated"])]) == 2
         assert said in capsys.readouterr().err

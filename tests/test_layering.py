@@ -52,6 +52,7 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.compiling": 3,
     "dsocr_graph.subjects": 3,
     "dsocr_graph.pipeline": 4,
+    "dsocr_graph.compared_workloads": 4,
     "dsocr_graph.sweep_pages": 4,
     "dsocr_graph.sweep_stages": 4,
     "dsocr_graph.cli_calibrate": 5,

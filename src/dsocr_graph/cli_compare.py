@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsocr_graph.cli_options import add_points, refuse_options
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dsocr_graph.compared_workloads import SamePages, SamePoints
     from dsocr_graph.emit.compare_models import LeftOut
-    from dsocr_graph.workloads import Profile
     from modelmeter.compare import Movement, Operand, SideBySide
     from modelmeter.model import AnalyticModel
     from modelmeter.workload import Workload
@@ -61,6 +62,7 @@ def add_parser(commands: Subparsers) -> None:
     models.add_argument("--mode", help="of models whose variant names none: Tiny, Small, Base, Large or Gundam")
     models.add_argument("--batch", type=int, metavar="N", help="equal pages processed together")
     models.add_argument("--new-tokens", type=int, metavar="N", help="tokens generated per page")
+    add_points(models.add_argument, "pages")
     models.add_argument("--device", help="a device that `dsocr-graph devices` lists; none: no times (default: h200)")
     models.add_argument("--calibration", metavar="FILE", help="predict for the machine of this file instead")
     gate = parser.add_argument_group("a check, for CI")
@@ -107,13 +109,13 @@ def _compare(options: argparse.Namespace) -> SideBySide:
 
     operands = [read_operand(text) for text in options.operands]
     _require_evaluated(operands, options)
+    asked = _asked(options)
     _require_mode_taken([(each.label, each.variant, each.model) for each in operands if each.is_evaluated], options)
     time_model = choose_time_model(device=_device(options), calibration=options.calibration)
-    profile = _profile(options)
 
     def workload_of(operand: Operand) -> Workload:
         assert operand.model is not None
-        return _bind(operand.model, operand.label, operand.variant, profile, options.mode)
+        return asked.workload(operand.model, label=operand.label, variant=operand.variant)
 
     return set_side_by_side(sides_of(operands, workload_of=workload_of, time_model=time_model))
 
@@ -124,8 +126,8 @@ def _require_evaluated(operands: Sequence[Operand], options: argparse.Namespace)
 
     none_evaluated = not any(operand.is_evaluated for operand in operands)
     measured = any(operand.measurement is not None for operand in operands)
-    refused = (_OF_PAGES if none_evaluated or measured else ()) + (_OF_TIMES if none_evaluated else ())
-    given = [name for name in refused if getattr(options, name) is not None]
+    refused = ((*_OF_PAGES, "points") if none_evaluated or measured else ()) + (_OF_TIMES if none_evaluated else ())
+    given = [name for name in refused if getattr(options, name) not in (None, [])]
     if given and operands:
         raise OptionError(
             f"{flags(given)} would say nothing: reports and measurements are of what they ran, and models beside a "
@@ -137,11 +139,12 @@ def _require_mode_taken(
     sides: Sequence[tuple[str, str | None, AnalyticModel | None]], options: argparse.Namespace
 ) -> None:
     """Refuse a mode that no side takes: pages of a variant named after a mode are in that one."""
+    from dsocr_graph.compared_workloads import mode_of
     from dsocr_graph.unused_options import takes_views
 
     if options.mode is None or not sides:
         return
-    if not any(model and takes_views(model.variant) and _mode_of(variant) is None for _, variant, model in sides):
+    if not any(model and takes_views(model.variant) and mode_of(variant) is None for _, variant, model in sides):
         raise OptionError(
             f"--mode {options.mode} is for models whose variant names none, and no side takes it: "
             f"{', '.join(dict.fromkeys(label for label, _, _ in sides))}; name another variant instead, such as "
@@ -185,61 +188,20 @@ def _device(options: argparse.Namespace) -> str | None:
     return None if options.device == "none" else options.device
 
 
-def _profile(options: argparse.Namespace) -> Profile:
+def _asked(options: argparse.Namespace) -> SamePages | SamePoints:
+    """Return what models are evaluated at."""
+    from dsocr_graph.compared_workloads import SamePages, SamePoints
+    from dsocr_graph.timing.plan import parse_point
     from dsocr_graph.workloads import STANDARD, load_profile, override
 
+    if options.points:
+        refuse_options(options, _OF_PAGES, "--points gives the sizes themselves")
+        return SamePoints(points=map(parse_point, options.points))
     profile = load_profile(STANDARD if options.workload is None else options.workload)
-    return override(profile, mode=options.mode, batch=options.batch, new_tokens=options.new_tokens)
-
-
-def _bind(model: AnalyticModel, label: str, variant: str | None, profile: Profile, mode: str | None) -> Workload:
-    """Return pages as a workload of a model, in the mode that its variant names.
-
-    A model that no one here knows by name takes pages as DeepSeek-OCR does.
-
-    Raises
-    ------
-    OptionError
-        When the pages run a stage that the model does not have, or are for a variant of another kind.
-    """
-    from dsocr_graph.models.registry import MODELS
-    from dsocr_graph.workloads import bind_profile, override
-    from dsocr_graph.workloads.profile import DTYPES
-
-    dtype = model.variant.get("dtype")
-    profile = override(profile, mode=_mode_of(variant) or mode, dtype=dtype if dtype in DTYPES else None)
-    workload = MODELS[model.name].workload(profile) if model.name in MODELS else bind_profile(profile)
-    missing = sorted({run.stage for item in workload.items for run in item.runs} - {each.name for each in model.stages})
-    if missing:
-        raise OptionError(
-            f"profile {profile.name!r} runs {', '.join(missing)}, {label} has the stages "
-            f"{', '.join(each.name for each in model.stages)}; analyze it at a workload of its own and compare the "
-            "reports"
-        )
-    differing = [
-        f"{name} {workload.facts[name]}, not {value}"
-        for name, value in sorted(model.variant.items())
-        if name in workload.facts and str(workload.facts[name]) != value
-    ]
-    if differing:
-        raise OptionError(
-            f"the pages are for {', '.join(differing)} as {label} is; choose another --mode or --workload"
-        )
-    return workload
-
-
-def _mode_of(variant: str | None) -> str | None:
-    """Return the mode of pages that a variant is named after, if any.
-
-    Examples
-    --------
-    >>> _mode_of("gundam-eager"), _mode_of("bf16"), _mode_of(None)
-    ('Gundam', None, None)
-    """
-    from dsocr_graph.workloads import MODES
-
-    first = (variant or "").partition("-")[0]
-    return next((mode for mode in MODES if mode.lower() == first), None)
+    return SamePages(
+        profile=override(profile, mode=options.mode, batch=options.batch, new_tokens=options.new_tokens),
+        mode=options.mode,
+    )
 
 
 # --- output
@@ -269,12 +231,14 @@ def _table_text(options: argparse.Namespace) -> str:
 
 
 def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], dict[str, Workload], list[LeftOut]]:
-    """Return every registered model, in its default variant, with its workload; and those that pages do not fit."""
+    """Return every registered model, in its default variant, with its workload; and why others have none."""
     from dsocr_graph.emit.compare_models import LeftOut
+    from dsocr_graph.errors import PlanError
     from dsocr_graph.workloads import WorkloadError
+    from modelmeter.model import SizeLimitError
     from modelmeter.registry import available, registered
 
-    profile = _profile(options)
+    asked = _asked(options)
     entries = {name: registered(name) for name in available()}
     loaded = {name: entry.load() for name, entry in entries.items()}
     _require_mode_taken([(name, entry.default, loaded[name]) for name, entry in entries.items()], options)
@@ -285,8 +249,8 @@ def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], 
         label = f"{name}:{entry.default}"
         model = loaded[name]
         try:
-            workloads[label] = _bind(model, label, entry.default, profile, options.mode)
-        except (OptionError, WorkloadError) as error:
+            workloads[label] = asked.workload(model, label=label, variant=entry.default)
+        except (OptionError, PlanError, SizeLimitError, WorkloadError) as error:
             left_out.append(LeftOut(label=label, reason=str(error)))
         else:
             models[label] = model

@@ -167,12 +167,9 @@ def _asked(options: argparse.Namespace) -> _Asked:
 
 
 def _at_points(model: AnalyticModel, points: Sequence[Point]) -> _Asked:
-    from dsocr_graph.subjects import points_workload
-    from dsocr_graph.timing.plan import check_point
+    from dsocr_graph.subjects import workload_at
 
-    for point in points:
-        check_point(model, point)
-    return _Asked(model=model, workload=points_workload(points))
+    return _Asked(model=model, workload=workload_at(model, points))
 
 
 def _layout(options: argparse.Namespace) -> Layout:

@@ -13,7 +13,7 @@ from dsocr_graph.models.from_transformers import CATALOG, model_from_config
 from dsocr_graph.models.from_transformers.trusted_code import FLAG
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
-from dsocr_graph.timing.plan import Point, parse_point
+from dsocr_graph.timing.plan import Point, check_point, parse_point
 from modelmeter.registry import available, registered
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
@@ -188,6 +188,25 @@ def points_workload(points: Sequence[Point]) -> Workload:
     runs = tuple(StageRun(stage=point.stage, count=1, bindings=point.bindings) for point in points)
     name = "; ".join(point.text for point in points)
     return Workload(name=name, items=(WorkloadItem(name="points", documents=1, runs=runs),))
+
+
+def workload_at(model: AnalyticModel, points: Sequence[Point]) -> Workload:
+    """Return a workload of a model that runs each point once.
+
+    Raises
+    ------
+    PlanError, SizeLimitError
+        When a point does not fit the model.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> workload_at(modelmeter.load("qwen3-8b"), [Point(stage="decode", bindings={"B": 8, "T": 512})]).name
+    'decode B=8, T=512'
+    """
+    for point in points:
+        check_point(model, point)
+    return points_workload(points)
 
 
 def restricted(workload: Workload, stages: Collection[str]) -> Workload:

@@ -17,6 +17,8 @@ from attrs import evolve
 import modelmeter
 from dsocr_graph import cli_compare
 from dsocr_graph.errors import OptionError
+from dsocr_graph.subjects import points_workload
+from dsocr_graph.timing.plan import parse_point
 from modelmeter import registry
 from modelmeter.compare import CompareError, Metric, MissingFigureError, Movement, UnknownOperandError
 from modelmeter.evaluate import evaluate
@@ -70,7 +72,7 @@ def test_models_of_two_packages_are_compared_module_by_module(compare: Compare) 
     """The decoder has one row for both, the choice of experts one name, and each side that of its variant."""
     _, text, _ = compare("deepseek-ocr:base", "deepseek-ocr-2", "--format", "json")
     document = json.loads(text)
-    assert document["sides"] == ["deepseek-ocr:base", "deepseek-ocr-2:bf16-sdpa-grouped"]
+    assert document["sides"] == ["deepseek-ocr:base", "deepseek-ocr-2:bf16-sdpa"]
     assert document["facts"]["variant: moe"] == ["grouped", "grouped"]
     name = "model.{-/language_model}.layers.[1-11].self_attn"
     assert document["module_ids"][name] == [
@@ -271,3 +273,37 @@ def test_comparing_loads_no_torch(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.md")], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_models_are_compared_at_sizes_of_their_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    """Points take the place of pages, which not every model reads; all sides run the same."""
+    parsed = options(
+        *("qwen3-8b", "qwen3-30b-a3b", "--points", "prefill:B=1,S=512", "--points", "decode:B=8,T=512"),
+        *("--format", "json"),
+    )
+    assert parsed.run(parsed) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["facts"]["workload"] == ["prefill B=1, S=512; decode B=8, T=512"] * 2
+    dense, _ = document["totals"]["FLOPs"]
+    points = points_workload([parse_point("prefill:B=1,S=512"), parse_point("decode:B=8,T=512")])
+    assert dense == evaluate(modelmeter.load("qwen3-8b"), points).total.total.cost.flops
+
+
+def test_all_at_points_leaves_out_models_without_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Stages, their dims and their limits decide, and each reason is given."""
+    parsed = options("--all", "--points", "prefill:B=1,S=512", "--device", "none")
+    assert parsed.run(parsed) == 0
+    text = capsys.readouterr().out
+    rows = [line.split("|")[1].strip() for line in text.partition("## By role")[0].splitlines() if " billion" in line]
+    assert rows == ["deepseek-v3:bf16-sdpa", "qwen3-30b-a3b:bf16-sdpa", "qwen3-8b:bf16-sdpa"]
+    assert "- siglip-so400m-patch14-384:bf16-sdpa: siglip-so400m-patch14-384 has no stage 'prefill'" in text
+    assert "- whisper-large-v3:bf16-sdpa: point 'prefill B=1, S=512' runs at S = 512" in text
+    assert "- deepseek-ocr:gundam: 'prefill B=1, S=512' does not fit stage 'prefill'" in text
+
+
+def test_pages_beside_points_say_nothing() -> None:
+    """Nor do points where every side is a report."""
+    for words in (("--mode", "Base"), ("--batch", "2"), ("--new-tokens", "5"), ("--workload", "dsocr-standard-v1")):
+        parsed = options("qwen3-8b", "qwen3-8b", "--points", "decode:B=1,T=8", *words)
+        with pytest.raises(OptionError, match=r"--points gives the sizes themselves, so that .*" + words[0]):
+            parsed.run(parsed)

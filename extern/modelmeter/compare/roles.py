@@ -39,6 +39,7 @@ class Part(StrEnum):
     EXPERTS = "experts"
     SHARED_EXPERTS = "shared experts"
     NORM = "norm"
+    LINEAR = "linear"  # in no part that a name tells
     OTHER = "other"  # residual additions, merging, reshaping
 
 
@@ -224,9 +225,15 @@ def _part(node: Node, inherited: Part) -> Part:
     return next((part for category, part in _PARTS_BY_CATEGORY if category in node.categories), Part.OTHER)
 
 
+_OWN_PARTS = ((Category.LINEAR, Part.LINEAR), (Category.NORMALIZATION, Part.NORM))
+
+
 def _own_part(node: Node, part: Part) -> Part:
     """Return the part of a module's own operators: a block with experts may choose them itself."""
-    return Part.ROUTER if part is Part.FEED_FORWARD and Category.ROUTING in node.categories else part
+    if part is Part.FEED_FORWARD and Category.ROUTING in node.categories:
+        return Part.ROUTER
+    own = (own for category, own in _OWN_PARTS if category in node.categories)
+    return next(own, part) if part is Part.OTHER else part
 
 
 def _attribute(node: Node) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from dsocr_graph.models.declared_dims import declared_limits, dynamic_shapes
 from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 
-_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 
 STAGE = "forward"
 """Name of the only stage of a model that is given with one set of inputs."""
@@ -45,10 +46,12 @@ class UserModel:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What reports say of the variant: the type of the weights, where all have one that has a short name."""
-        types = {parameter.dtype for parameter in self.module.parameters()}
-        names = [_DTYPES[dtype] for dtype in types if dtype in _DTYPES]
-        return {"dtype": names[0]} if len(types) == len(names) == 1 else {}
+        """What reports say of the variant: the types of the weights, that of most elements first."""
+        elements = Counter[str]()
+        for parameter in self.module.parameters():
+            name = _DTYPES.get(parameter.dtype) or str(parameter.dtype).removeprefix("torch.")
+            elements[name] += parameter.numel()
+        return {"dtype": " and ".join(name for name, _ in elements.most_common())} if elements else {}
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:

@@ -71,6 +71,24 @@ def test_a_module_in_training_mode_is_put_into_evaluation_mode() -> None:
     assert not user_model(nn.Dropout(0.5), torch.empty(2)).module.training
 
 
+@pytest.mark.parametrize(
+    ("module", "dtype"),
+    [
+        (nn.Linear(2, 2, dtype=torch.float64), "fp64"),
+        (nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8, dtype=torch.bfloat16)), "bf16 and fp32"),
+        (nn.Sequential(nn.LayerNorm(8), nn.Linear(1, 2, dtype=torch.bfloat16)), "fp32 and bf16"),
+    ],
+)
+def test_the_types_of_the_weights_are_named_that_of_most_elements_first(module: nn.Module, dtype: str) -> None:
+    """A report always says what variant it is of, mixed types included."""
+    assert user_model(module, torch.empty(2, 2)).facts == {"dtype": dtype}
+
+
+def test_a_model_without_weights_has_no_type() -> None:
+    """Its tensors have the types of its inputs."""
+    assert user_model(nn.ReLU(), torch.empty(2, 2)).facts == {}
+
+
 def test_tensors_inside_an_input_have_dims_of_their_own() -> None:
     """A tuple of tensors takes a tuple of mappings; one name is one size wherever it stands."""
     inputs = {"x": torch.empty(2, 3, 4), "extras": (torch.empty(3, 2), torch.empty(2))}

@@ -48,10 +48,10 @@ def test_a_longer_prompt_is_a_reason(toy: ModuleType, toy_side: MakeSide) -> Non
     longer = evolve(item, runs=(evolve(item.runs[0], bindings={"B": 2, "S": 10}), item.runs[1]))
     new = toy_side("long", workload=evolve(toy.toy_workload(), items=(longer,)))
     entries = changes(toy_side("short"), new, Metric.FLOPS)
-    # layers' up and act 1280 + 640, head 1440, experts 320
     assert [(entry.role.name, entry.difference) for entry in entries] == [
-        ("decoder: other", 1920),
         ("head", 1440),
+        ("decoder: linear", 1280),  # up of each layer
+        ("decoder: other", 640),  # act of each layer
         ("decoder: experts", 320),
     ]
     assert {entry.reasons for entry in entries} == {("prefill S 5 → 10",)}
@@ -172,14 +172,13 @@ def test_more_layers_are_a_reason(toy: ModuleType, toy_side: MakeSide) -> None:
         modules=tuple(evolve(node, instances=4, series=4) if node.id in layers else node for node in model.modules),
         leaves=tuple(evolve(leaf, calls=4) if leaf.module in layers else leaf for leaf in model.leaves),
     )
-    prefill, decode = changes(toy_side("a"), toy_side("b", model=other), Metric.FLOPS)[::-1]
-    # prefill runs up and act of each layer; decode up alone, and beside it one module each for cat and mystery
-    assert (prefill.phase, prefill.difference, prefill.reasons) == ("prefill", 1920, ("modules 4 → 8",))
-    assert (decode.phase, decode.difference, decode.reasons) == (
-        "decode",
-        4608,
-        ("modules 4 → 6", "linear calls 2 → 4"),
-    )
+    entries = changes(toy_side("a"), toy_side("b", model=other), Metric.FLOPS)
+    # prefill runs up and act of each layer; decode up alone
+    assert [(entry.phase, entry.role.name, entry.difference, entry.reasons) for entry in entries] == [
+        ("decode", "decoder: linear", 4608, ("modules 2 → 4",)),
+        ("prefill", "decoder: linear", 1280, ("modules 2 → 4",)),
+        ("prefill", "decoder: other", 640, ("modules 2 → 4",)),
+    ]
 
 
 def test_a_device_explains_time_and_nothing_else(toy_side: MakeSide) -> None:

@@ -167,3 +167,25 @@ def test_roles_of_a_shipped_model(module: str, role: str) -> None:
     """A captured model gets its roles by the same rules."""
     model = modelmeter.load("deepseek-ocr", "tiny")
     assert roles_of(nodes_of_model(model).values(), cached_stages(model))[module].name == role
+
+
+def test_operators_that_no_name_places_are_told_apart_by_their_kind() -> None:
+    """A plain stack of layers is no one part; what lies below a layer has no part of that layer's operators."""
+    forward = frozenset({"forward"})
+    found = roles(
+        ("", "Sequential", forward),
+        ("0", "Linear", forward),
+        ("1", "GELU", forward),
+        ("2", "Scaled", forward),
+        ("3", "Block", forward),
+        ("3.attn", "Attention", forward),
+        own={"0": Category.LINEAR, "1": Category.ACTIVATION, "2": Category.NORMALIZATION, "3": Category.LINEAR},
+    )
+    assert list(found.values()) == [
+        "model: other",
+        "model: linear",
+        "model: other",
+        "model: norm",
+        "model: linear",
+        "model: attention",
+    ]

@@ -8,7 +8,7 @@ from modelmeter.registry import RegisteredModel
 
 
 def _registered(name: str, *, attention: str = "sdpa") -> RegisteredModel:
-    return RegisteredModel(name=name, package=__name__, folder=f"data/{name}", default=f"bf16-{attention}-grouped")
+    return RegisteredModel(name=name, package=__name__, folder=f"data/{name}", default=f"bf16-{attention}")
 
 
 QWEN3_8B = _registered("qwen3-8b")
