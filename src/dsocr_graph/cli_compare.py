@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import add_points, refuse_options
+from dsocr_graph.cli_options import add_points, given, refuse_options
 from dsocr_graph.errors import OptionError
+from dsocr_graph.unused_options import flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,10 +81,9 @@ def add_parser(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if options.all:
-        if options.operands or any(getattr(options, name) is not None for name in _OF_SIDES):
+        if options.operands or given(options, _OF_SIDES):
             raise OptionError(
-                "--all is a table of every registered model on one device; leave out the sides and "
-                f"{', '.join('--' + name.replace('_', '-') for name in _OF_SIDES)}"
+                f"--all is a table of every registered model on one device; leave out the sides and {flags(_OF_SIDES)}"
             )
         _write(_table_text(options), options.out)
         return 0
@@ -122,15 +122,13 @@ def _compare(options: argparse.Namespace) -> SideBySide:
 
 def _require_evaluated(operands: Sequence[Operand], options: argparse.Namespace) -> None:
     """Refuse options that say what models are evaluated at where no side is one, or a measurement says it."""
-    from dsocr_graph.unused_options import flags
-
     none_evaluated = not any(operand.is_evaluated for operand in operands)
     measured = any(operand.measurement is not None for operand in operands)
     refused = ((*_OF_PAGES, "points") if none_evaluated or measured else ()) + (_OF_TIMES if none_evaluated else ())
-    given = [name for name in refused if getattr(options, name) not in (None, [])]
-    if given and operands:
+    unused = given(options, refused)
+    if unused and operands:
         raise OptionError(
-            f"{flags(given)} would say nothing: reports and measurements are of what they ran, and models beside a "
+            f"{flags(unused)} would say nothing: reports and measurements are of what they ran, and models beside a "
             "measurement run the same; leave out what says nothing, or give model.json or NAME:VARIANT on every side"
         )
 

@@ -19,8 +19,8 @@ from dsocr_graph.cli_options import (
     add_points,
     add_variant,
     page_options,
+    refuse_options,
 )
-from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
     from dsocr_graph.timing.plan import Point
@@ -139,10 +139,7 @@ def _chosen(options: argparse.Namespace) -> _Chosen:
         points = tuple(Point(stage=run.stage, bindings=run.bindings) for run in workload_points(workload))
         return _Chosen(points=points, mode=profile.mode, dtype=profile.dtype, workload=workload)
     pages = [name for name in (*PAGE_OPTIONS, "batch") if name != "mode"]  # a variant is named by its mode
-    given = [name for name in pages if getattr(options, name) not in (None, [])]
-    if given:
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise OptionError(f"--points says what to run, stage by stage, and so does {flags}; leave one of them out")
+    refuse_options(options, pages, "--points gives the sizes themselves")
     return _Chosen(
         points=tuple(map(parse_point, options.points)),
         mode=mode_named(_DEFAULT_MODE if options.mode is None else options.mode),

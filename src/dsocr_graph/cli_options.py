@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dsocr_graph.errors import OptionError
@@ -147,6 +147,17 @@ def page_options(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def given(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Return which of some options are given; those that have a default of their own always are.
+
+    Examples
+    --------
+    >>> given(argparse.Namespace(batch=8, mode=None, image=[]), ["batch", "mode", "image"])
+    ['batch']
+    """
+    return [name for name in names if getattr(options, name) not in (None, [])]
+
+
 def refuse_options(options: argparse.Namespace, names: Sequence[str], reason: str) -> None:
     """Refuse options that are given and would say nothing.
 
@@ -161,9 +172,9 @@ def refuse_options(options: argparse.Namespace, names: Sequence[str], reason: st
     Traceback (most recent call last):
     dsocr_graph.errors.OptionError: --points gives the sizes themselves, so that --batch would say nothing; leave ...
     """
-    given = [name for name in names if getattr(options, name) not in (None, [])]
-    if given:
-        raise OptionError(f"{reason}, so that {flags(given)} would say nothing; leave out one or the other")
+    unused = given(options, names)
+    if unused:
+        raise OptionError(f"{reason}, so that {flags(unused)} would say nothing; leave out one or the other")
 
 
 def two_numbers(text: str, option: str, unit: str) -> tuple[int, int]:

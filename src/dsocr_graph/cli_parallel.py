@@ -20,6 +20,7 @@ from dsocr_graph.cli_options import (
     add_points,
     add_subject,
     add_trust,
+    given,
     page_options,
     refuse_options,
 )
@@ -131,13 +132,13 @@ class _Asked:
 
 
 def _asked(options: argparse.Namespace) -> _Asked:
-    from dsocr_graph.compiling import compile_user_model, shipped_or_compiled
+    from dsocr_graph.compiling import analytic_user_model, shipped_or_compiled
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.named_model import NamedModel
     from dsocr_graph.subjects import points_of, registered_only, stages_text, subject_of
     from dsocr_graph.timing.plan import parse_point
+    from dsocr_graph.unused_options import VIEWS, refuse_views
     from dsocr_graph.workloads import choose_profile
-    from modelmeter.serialize import model_from_bytes
 
     shipped = registered_only(options.model)
     if shipped is not None:
@@ -153,12 +154,12 @@ def _asked(options: argparse.Namespace) -> _Asked:
     points = points_of(options.points, subject)
     if not isinstance(subject, NamedModel):
         refuse_options(options, _OF_CAPTURES, f"{subject.name} comes as it is")
-        document = compile_user_model(subject, progress=progress).model_json
-        return _at_points(model_from_bytes(document, source=f"compiled {subject.name}"), points)
+        return _at_points(analytic_user_model(subject, progress=progress), points)
     if points:
         refuse_options(options, _PAGES, "--points gives the sizes themselves")
     profile = choose_profile(**page_options(options), batch=options.batch, dtype=options.dtype)
     variant = subject.variant(profile, options.attention or subject.attention)
+    refuse_views(subject.name, variant.facts(), given(options, VIEWS))
     model = shipped_or_compiled(subject, variant, progress=progress)
     if points:
         return _at_points(model, points)

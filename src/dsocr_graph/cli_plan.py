@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import AddArgument, add_capture, add_model, add_pages, page_options
+from dsocr_graph.cli_options import AddArgument, add_capture, add_model, add_pages, given, page_options
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 from modelmeter.defaults import BATCHES, USABLE
@@ -109,9 +109,11 @@ def _run(options: argparse.Namespace) -> int:
 def _what_if(named: NamedModel, profile: Profile, options: argparse.Namespace) -> WhatIf:
     from dsocr_graph.compiling import shipped_or_compiled
     from dsocr_graph.emit.progress import progress_lines
+    from dsocr_graph.unused_options import VIEWS, refuse_views
     from modelmeter.whatif import apply
 
     variant = named.variant(profile, options.attention or named.attention)
+    refuse_views(named.name, variant.facts(), given(options, VIEWS))
     return apply(shipped_or_compiled(named, variant, progress=progress_lines()), whatif_from(options))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from dsocr_graph.cli_options import add_capture, refuse_options, two_numbers
+from dsocr_graph.cli_options import add_capture, add_trust, given, refuse_options, two_numbers
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatifs_from
 
@@ -32,6 +32,7 @@ PAGE = "1700x2200"
 DEFAULTS = {"mode": "Gundam", "batch": "1", "prompt_tokens": "10", "new_tokens": "1100"}
 """Of a grid of pages, by option."""
 
+_OF_CAPTURES = ("mode", "dtype", "attention")
 _OF_PAGES = ("page", "crops", "batch", "prompt_tokens", "new_tokens")
 
 MOST_VALUES = 1_000_000
@@ -59,8 +60,10 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--model",
         default="deepseek-ocr",
-        help="by name, of `dsocr-graph models` or another package, or path of a config.json (default: %(default)s)",
+        help="by name, of `dsocr-graph models` or another package, path of a config.json, or factory as "
+        "package.module:function (default: %(default)s)",
     )
+    add_trust(parser.add_argument)
     stage = parser.add_argument_group("grid of a stage, instead of pages")
     stage.add_argument("--stage", metavar="NAME", help="such as decode; `dsocr-graph formulas` lists those of a model")
     stage.add_argument(
@@ -82,7 +85,7 @@ def add_parser(commands: Subparsers) -> None:
         "--new-tokens", metavar="LENGTHS", help=f"tokens generated per page (default: {DEFAULTS['new_tokens']})"
     )
     parser.add_argument("--device", metavar="NAME[,...]", help="devices for roofline times (default: no times)")
-    add_capture(parser.add_argument_group("variant").add_argument, dtype="bf16")
+    add_capture(parser.add_argument_group("variant").add_argument, dtype=None)
     add_whatif_arguments(parser, several=True)
     parser.add_argument("--detail", default="totals", help="totals, or modules: a row for each (default: %(default)s)")
     parser.add_argument(
@@ -154,7 +157,7 @@ def _pages(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Se
 
 def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, AnalyticModel]:
     from dsocr_graph.compiling import shipped_or_compiled
-    from dsocr_graph.models.registry import Variant
+    from dsocr_graph.models.registry import SHIPPED_DTYPE, Variant
     from dsocr_graph.subjects import named_or_configured, registered_only, stages_text
     from dsocr_graph.workloads import bind_profile, mode_named
 
@@ -171,11 +174,9 @@ def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, An
             "stages over its own dims, such as --stage decode --axis B=1,8,64 --axis T=128:8192:128"
         )
     found = {mode.name: mode for mode in map(mode_named, modes)}
+    dtype, attention = options.dtype or SHIPPED_DTYPE, options.attention or named.attention
     return {
-        name: shipped_or_compiled(
-            named,
-            Variant(base_size=mode.base_size, dtype=options.dtype, attention=options.attention or named.attention),
-        )
+        name: shipped_or_compiled(named, Variant(base_size=mode.base_size, dtype=dtype, attention=attention))
         for name, mode in found.items()
     }
 
@@ -201,21 +202,26 @@ def _stage(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Se
 
 
 def _stage_model(options: argparse.Namespace) -> AnalyticModel:
-    from dsocr_graph.compiling import shipped_or_compiled
+    from dsocr_graph.compiling import analytic_user_model, shipped_or_compiled
     from dsocr_graph.emit.progress import progress_lines
-    from dsocr_graph.subjects import named_or_configured, registered_only
+    from dsocr_graph.models.named_model import NamedModel
+    from dsocr_graph.subjects import registered_only, subject_of
     from dsocr_graph.unused_options import refuse_views
     from dsocr_graph.workloads import choose_profile
 
+    progress = progress_lines()
     registered = registered_only(options.model)
     if registered is not None:
-        refuse_options(options, ("mode", "attention"), f"{registered.name} comes as it is")
+        refuse_options(options, _OF_CAPTURES, f"{registered.name} comes as it is")
         return registered
-    named = named_or_configured(options.model)
+    subject = subject_of(options.model, trust_remote_code=options.trust_remote_code, progress=progress)
+    if not isinstance(subject, NamedModel):
+        refuse_options(options, _OF_CAPTURES, f"{subject.name} comes as it is")
+        return analytic_user_model(subject, progress=progress)
     profile = choose_profile(mode=options.mode, dtype=options.dtype)
-    variant = named.variant(profile, options.attention or named.attention)
-    refuse_views(named.name, variant.facts(), () if options.mode is None else ("mode",))
-    return shipped_or_compiled(named, variant, progress=progress_lines())
+    variant = subject.variant(profile, options.attention or subject.attention)
+    refuse_views(subject.name, variant.facts(), given(options, ("mode",)))
+    return shipped_or_compiled(subject, variant, progress=progress)
 
 
 # --- numbers

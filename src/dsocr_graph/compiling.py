@@ -120,6 +120,25 @@ def analytic_model(
     return model_from_bytes(compiled.model_json, source=f"compiled {named.name} {variant.name}")
 
 
+def analytic_user_model(model: UserModel, *, progress: Progress = lambda message: None) -> AnalyticModel:
+    """Return a user's model to evaluate, captured.
+
+    Raises
+    ------
+    CaptureError, MissingLoweringError
+        When the model cannot be compiled.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from dsocr_graph.models.user_model import user_model
+    >>> analytic_user_model(user_model(torch.nn.Linear(4, 2), torch.empty(3, 4))).parameters
+    10
+    """
+    compiled = compile_user_model(model, progress=progress)
+    return model_from_bytes(compiled.model_json, source=f"compiled {model.name}")
+
+
 def shipped_or_compiled(
     named: NamedModel, variant: ModelVariant, *, progress: Progress = lambda message: None
 ) -> AnalyticModel:

@@ -239,7 +239,7 @@ def _require_named(name: str) -> None:
         raise UnknownModelError(
             f"{name!r} is a factory, whose module has no reading of pages; name a model that has one "
             f"({', '.join(sorted(MODELS))}) or the path of a config.json, or analyze the factory at sizes of its "
-            "stages, by `python -m dsocr_graph.analyze` or `parallel`"
+            "stages, by `python -m dsocr_graph.analyze`, `parallel` or `sweep --stage`"
         )
 
 

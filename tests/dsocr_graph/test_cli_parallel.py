@@ -155,6 +155,13 @@ def test_a_factory_is_shared_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyP
         run("--model", "shared_rows:make", "--mode", "Tiny", "--dtype", "fp32")
 
 
+@pytest.mark.parametrize("option", [("--mode", "Base"), ("--crops", "2x3")])
+def test_a_model_that_cuts_no_pages_takes_no_mode(option: tuple[str, str]) -> None:
+    """Modes and crops are DeepSeek-OCR's."""
+    with pytest.raises(OptionError, match=f"{option[0]} would say nothing of qwen3-8b"):
+        run("--model", "qwen3-8b", *option)
+
+
 @pytest.mark.parametrize("option", [("--page", "640x640"), ("--batch", "2"), ("--new-tokens", "9")])
 def test_pages_beside_points_are_refused(option: tuple[str, str]) -> None:
     """Nothing is silent: points give the sizes, so a page's would be lost."""

@@ -38,7 +38,8 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
     """Return a function that runs `plan` on short pages and gives back the lines that it prints."""
 
     def run(*words: str) -> list[str]:
-        options = _options("--mode", "Tiny", "--new-tokens", "20", *words)
+        mode = () if "--model" in words else ("--mode", "Tiny")  # other models have none
+        options = _options(*mode, "--new-tokens", "20", *words)
         assert options.run(options) == 0
         return capsys.readouterr().out.splitlines()
 
@@ -173,6 +174,7 @@ PLAN = ("--pages-per-day", "1000", "--device", "l4", "--batch", "1")
         ((*PLAN, "--routing", "histogram:none.json"), RoutingError, "cannot read the histogram none.json"),
         ((*PLAN, "--new-tokens", "normal:5"), LengthsError, "need two numbers"),
         ((*PLAN, "--crops", "2x3"), CropGridError, "mode Tiny, which crops no page"),
+        (("--fits", "--model", "qwen3-8b", "--mode", "Base"), OptionError, "--mode would say nothing of qwen3-8b"),
         ((*PLAN, "--page", "letter"), OptionError, "'letter' is no size; write width x height in pixels"),
         ((*PLAN, "--usable", "0"), CapacityError, "usable is 0.0; expected a fraction"),
         ((*PLAN, "--efficiency", "0.5", "--runtime", "engine"), OptionError, "--runtime chooses other times"),

@@ -154,6 +154,30 @@ def test_a_stage_of_any_model_is_swept_over_its_own_dims(tmp_path: Path) -> None
     assert not {"ttft_seconds", "tpot_seconds", "page_seconds"} & rows[0].keys()
 
 
+FACTORY = """
+import torch
+from torch import nn
+
+
+def make():
+    with torch.device("meta"):
+        return nn.Linear(64, 8), torch.empty(4, 64), {"input": {0: "B"}}
+"""
+
+
+def test_a_stage_of_a_factory_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of 64 elements is 2 x 64 x 8 FLOPs of a product and 8 of the bias; no variant can be asked for."""
+    (tmp_path / "swept_rows.py").write_text(FACTORY, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("--model", "swept_rows:make", "--stage", "forward", "--axis", "B=1,3", "--out", "sweep.csv")
+    assert sweep(*words) == 0
+    with Path("sweep.csv").open(encoding="utf-8", newline="") as file:
+        assert [int(row["flops"]) for row in csv.DictReader(file)] == [2 * 64 * 8 + 8, 3 * (2 * 64 * 8 + 8)]
+    with pytest.raises(OptionError, match="Linear comes as it is, so that --dtype would say nothing"):
+        sweep(*words, "--dtype", "fp32")
+
+
 def test_what_ifs_are_axes_of_a_stage(tmp_path: Path) -> None:
     """A cache of qwen3-8b in fp8 is half of one in bf16: 36 layers * 2 * 8 heads * 128 of 9 tokens, 1 byte each."""
     out = tmp_path / "sweep.csv"

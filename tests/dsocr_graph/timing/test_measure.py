@@ -304,8 +304,11 @@ def test_the_command_writes_a_file_and_prints_a_table(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--points", "decode:B=1,T=3", "--workload", "x.toml"], "--points says what to run, .* so does --workload"),
-        (["--points", "decode:B=1,T=3", "--batch", "2"], "so does --batch; leave one of them out"),
+        (
+            ["--points", "decode:B=1,T=3", "--workload", "x.toml"],
+            "--points gives the sizes themselves, so that --workload",
+        ),
+        (["--points", "decode:B=1,T=3", "--batch", "2"], "so that --batch would say nothing"),
         (["--points", "decode=3"], "unknown stage 'decode=3'"),
         (["--workload", "no-such.toml"], "no profile file 'no-such.toml'; check the path"),
     ],
