@@ -13,7 +13,8 @@ import numpy as np
 from attrs import field, frozen
 
 from modelmeter.costs import Number
-from modelmeter.dims import Routing, bind_text, uniform_routing
+from modelmeter.dim_binding import bind_text
+from modelmeter.expert_counts import Routing, uniform_routing
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -11,8 +11,8 @@ from modelmeter.binding import Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Amount, Cost, Number, Time
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import DimError, ModelMeterError, UnboundDimError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, Stage, UnknownStageError
 from modelmeter.predict.roofline import Roofline
 from modelmeter.predict.time_model import TimeModel
@@ -173,7 +173,7 @@ def evaluate(
         Predicts the times instead, such as `modelmeter.predict.Calibrated`.
     routing : Routing
         How many distinct experts some tokens touch: `uniform_routing`, `fewest_routing`, `most_routing` of
-        `modelmeter.dims`, or any function of (experts, experts per token, tokens).
+        `modelmeter.expert_counts`, or any function of (experts, experts per token, tokens).
     fused : bool
         Whether times count the traffic of fused chains; both traffics are always in the report.
 

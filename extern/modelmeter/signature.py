@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from attrs import evolve, frozen
 
-from modelmeter.dims import Routing, bind_text, uniform_routing
+from modelmeter.dim_binding import bind_text
 from modelmeter.dtypes import DType
 from modelmeter.errors import ModelMeterError
+from modelmeter.expert_counts import Routing, uniform_routing
 
 Size = int | str
 """A number, or the text of an expression such as ``"B*S"``."""

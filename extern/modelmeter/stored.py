@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from modelmeter.dims import Dim, Routing, bind_text, parse, to_text, uniform_routing
+from modelmeter.dim_binding import bind_text
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import Dim
+from modelmeter.expert_counts import Routing, uniform_routing
 
 if TYPE_CHECKING:
     from modelmeter.layers.base import BaseLayer

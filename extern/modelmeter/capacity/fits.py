@@ -54,11 +54,12 @@ class Fit:
     def reason(self) -> str:
         """What decides, in one sentence."""
         stage, memory = self.decisive, self.memory
+        buffers = " and buffers" if memory.buffer_bytes else ""
         decided = (
             f"loading in fp32 before the cast, {_exact(memory.load_bytes)}"
             if stage is None
             else f"stage {stage.stage} at {stage.at} in {stage.module or 'the model itself'}, "
-            f"{_exact(stage.peak_bytes)} beside {_exact(memory.weight_bytes)} of weights"
+            f"{_exact(stage.peak_bytes)} beside {_exact(memory.held_bytes)} of weights{buffers}"
         )
         needed = _exact(memory.peak_bytes)
         if self.lower_bound:

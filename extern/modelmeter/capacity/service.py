@@ -10,7 +10,7 @@ from modelmeter.binding import Binding
 from modelmeter.capacity.checks import require_count
 from modelmeter.capacity.errors import CapacityError
 from modelmeter.costs import Amount, Time
-from modelmeter.dims import Routing, uniform_routing
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.memory import largest_by_stage, run_memory, stage_memory

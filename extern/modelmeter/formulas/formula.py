@@ -9,18 +9,11 @@ from typing import Any, cast
 import sympy
 from attrs import field, frozen
 
-from modelmeter.dims import (
-    Dim,
-    Routing,
-    bind,
-    free_dims,
-    parse,
-    simplify,
-    symbol,
-    to_text,
-    uniform_routing,
-)
+from modelmeter.dim_binding import bind
+from modelmeter.dim_text import free_dims, parse, to_text
+from modelmeter.dims import Dim, simplify, symbol
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.formulas.python_source import python_function
 from modelmeter.layers.base import as_dim
 

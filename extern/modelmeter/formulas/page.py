@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from modelmeter import layers
-from modelmeter.dims import Dim, to_text
+from modelmeter.dim_text import to_text
+from modelmeter.dims import Dim
 from modelmeter.formulas.formula import STEPS, Formula
 from modelmeter.formulas.of_model import (
     CACHED_TOKENS,

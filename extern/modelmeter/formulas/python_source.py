@@ -9,7 +9,8 @@ import sympy
 from sympy.printing.precedence import PRECEDENCE
 from sympy.printing.str import StrPrinter
 
-from modelmeter.dims import Dim, distinct_experts
+from modelmeter.dims import Dim
+from modelmeter.expert_counts import distinct_experts
 
 _Expression = Any  # sympy's stubs say Basic where an Expr is meant
 _UNIFORM_ROUTING = [
@@ -38,7 +39,7 @@ def python_function(name: str, expression: Dim, dims: Sequence[str]) -> str:
 
     Examples
     --------
-    >>> from modelmeter.dims import parse
+    >>> from modelmeter.dim_text import parse
     >>> print(python_function("pairs", parse("T*(T - 1)/2 + ceiling(T/16)"), ["T"]))
     def pairs(T: int) -> int:
         return (T**2 - T + 2*(-((-T) // 16))) // 2

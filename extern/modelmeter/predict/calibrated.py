@@ -13,8 +13,8 @@ from modelmeter.binding import Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Draws, Time
 from modelmeter.defaults import EXPERT_LOOP, MOE_FORMS
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import ModelMeterError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, FreeOps, Leaf, Stage
 from modelmeter.predict.calibration import Calibration
 from modelmeter.predict.call_steps import CallSteps

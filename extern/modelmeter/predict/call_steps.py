@@ -9,7 +9,7 @@ import numpy as np
 from attrs import frozen
 
 from modelmeter.costs import Draws
-from modelmeter.dims import Routing, uniform_routing
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import FreeOps, Leaf
 from modelmeter.predict.calibration import Calibration
 from modelmeter.predict.draws import COUNT

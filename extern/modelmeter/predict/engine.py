@@ -12,8 +12,8 @@ from modelmeter.binding import Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Draws, Time
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import ModelMeterError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, Leaf
 from modelmeter.predict.device_records import check_against_tables, load_device_record
 from modelmeter.predict.draws import COUNT

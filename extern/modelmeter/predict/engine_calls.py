@@ -7,7 +7,9 @@ from typing import cast
 
 import sympy
 
-from modelmeter.dims import Dim, Routing, bind, distinct_experts
+from modelmeter.dim_binding import bind
+from modelmeter.dims import Dim
+from modelmeter.expert_counts import Routing, distinct_experts
 from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul, MoEExperts, ScaledDotProductAttention
 from modelmeter.layers.convolution import Conv1d, Conv2d
 from modelmeter.model import Leaf

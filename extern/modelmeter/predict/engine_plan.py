@@ -9,7 +9,8 @@ from functools import cached_property
 
 from attrs import field, frozen
 
-from modelmeter.dims import Dim, free_dims, simplify, to_text
+from modelmeter.dim_text import free_dims, to_text
+from modelmeter.dims import Dim, simplify
 from modelmeter.layers import DataMovement, GroupedLinear, Linear, Matmul, MoEExperts, ScaledDotProductAttention
 from modelmeter.model import AnalyticModel, Leaf
 from modelmeter.predict.schedule import scheduled_stage

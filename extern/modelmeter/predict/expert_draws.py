@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from modelmeter.dims import uniform_routing
+from modelmeter.expert_counts import uniform_routing
 from modelmeter.predict.draws import COUNT
 
 SEED = 20261125

@@ -9,8 +9,8 @@ import numpy as np
 from attrs import frozen
 
 from modelmeter.devices import load_device
-from modelmeter.dims import uniform_routing
 from modelmeter.errors import UnknownNameError
+from modelmeter.expert_counts import uniform_routing
 from modelmeter.predict.device_records import SYSTEMS, MissingTablesError
 from modelmeter.predict.kernel_calls import Experts
 from modelmeter.predict.lattice import Lattice, Sizes

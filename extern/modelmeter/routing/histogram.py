@@ -10,7 +10,7 @@ from typing import Any, cast
 import sympy
 from attrs import field, frozen
 
-from modelmeter.dims import distinct_experts
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.folded import unfolded
 from modelmeter.layers import GroupedLinear, MoEExperts
 from modelmeter.model import AnalyticModel

@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from attrs import field, frozen
 
-from modelmeter.dims import Routing, fewest_routing, most_routing, uniform_routing
 from modelmeter.errors import ModelMeterError, UnknownNameError
+from modelmeter.expert_counts import Routing, fewest_routing, most_routing, uniform_routing
 
 LARGEST_EXPONENT = 100.0
 """A Zipf law this steep already sends every token to the same experts; beyond it, probabilities leave a float."""
@@ -30,7 +30,7 @@ class MissingHistogramError(RoutingError, FileNotFoundError):
 
 @runtime_checkable
 class NamedRouting(Protocol):
-    """A `modelmeter.dims.Routing` that says what it is."""
+    """A `modelmeter.expert_counts.Routing` that says what it is."""
 
     @property
     def name(self) -> str:

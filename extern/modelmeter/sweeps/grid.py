@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import field, frozen
 
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.errors import UnboundDimError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import require_room
 from modelmeter.sweeps.errors import SweepError
 from modelmeter.sweeps.polynomial import dims_of, has_whole_values, polynomial

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 
-from modelmeter.dims import MAX_EXPONENT
+from modelmeter.dim_text import MAX_EXPONENT
 from modelmeter.errors import DimError
 from modelmeter.sweeps.errors import SweepFormulaError
 

@@ -227,7 +227,7 @@ class Program:
     variant: Mapping[str, str]
     dims: Mapping[str, str]  # legend of the dims
     limits: Mapping[str, int]  # largest size of a dim, where the model has one
-    parameter_bytes: int
+    held_bytes: int  # parameters and buffers
     load_bytes: int  # bytes alive while the weights are loaded
     stages: tuple[StageProgram, ...]
 
@@ -247,7 +247,7 @@ class Program:
             variant=model.variant,
             dims=model.dims,
             limits=model.limits,
-            parameter_bytes=model.parameter_bytes,
+            held_bytes=model.held_bytes,
             load_bytes=model.load_bytes,
             stages=tuple(StageProgram.of(model, stage) for stage in model.stages),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve, field, frozen
 
-from modelmeter.dims import Routing, uniform_routing
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.sweeps.errors import SweepError
 from modelmeter.sweeps.polynomial import Monomial, Polynomial, arguments, dims_of, is_whole, polynomial
 

@@ -106,7 +106,7 @@ def _totals(section: Section, chunk: Chunk, *, whole: bool) -> Table:
         stage_peak[chosen] = np.maximum(stage_peak[chosen], peak)
         if section.seconds:
             seconds[rule.stage][chosen] = running.spread(section.seconds[rule.stage].at(executions))
-    resident = section.program.parameter_bytes + stage_peak
+    resident = section.program.held_bytes + stage_peak
     figures |= {
         "kv_cache_bytes": kv_cache,
         "running_bytes": resident,

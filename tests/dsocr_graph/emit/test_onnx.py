@@ -14,7 +14,8 @@ from dsocr_graph.ir import CapturedModel
 from dsocr_graph.lowering import lower
 from dsocr_graph.scopes import CallGraph, group_by_module
 from dsocr_graph.tracing import StageSpec, capture
-from modelmeter.dims import parse, total
+from modelmeter.dim_text import parse
+from modelmeter.dims import total
 from modelmeter.model import AnalyticModel
 
 Compiled = tuple[CapturedModel, CallGraph, AnalyticModel]

@@ -7,9 +7,10 @@ import pytest
 
 from modelmeter.categories import Category
 from modelmeter.costs import Time
-from modelmeter.dims import fewest_routing, symbol
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.evaluate import EvaluationError, evaluate, evaluate_stage
+from modelmeter.expert_counts import fewest_routing
 from modelmeter.layers import Activation, GroupedLinear, Linear, Operand
 from modelmeter.machine import Machine
 from modelmeter.model import AnalyticModel, FreeOps, Leaf, ModuleNode, PeakPoint, Stage

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import modelmeter
 from modelmeter.categories import Category
 from modelmeter.devices import load_device
-from modelmeter.dims import distinct_experts, fewest_routing, most_routing, symbol, uniform_routing
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.evaluate import evaluate, evaluate_stage
+from modelmeter.expert_counts import distinct_experts, fewest_routing, most_routing, uniform_routing
 from modelmeter.layers import (
     Activation,
     BaseLayer,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import modelmeter
-from modelmeter.dims import fewest_routing, most_routing, uniform_routing
 from modelmeter.evaluate import evaluate
+from modelmeter.expert_counts import fewest_routing, most_routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.routing import (
     FEWEST,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmeter.dims import bind_text
+from modelmeter.dim_binding import bind_text
 from modelmeter.errors import DimError
 from modelmeter.sweeps import SweepFormulaError
 from modelmeter.sweeps.polynomial import polynomial

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmeter.devices import load_device
-from modelmeter.dims import Routing, fewest_routing, most_routing, uniform_routing
 from modelmeter.errors import UnboundDimError
 from modelmeter.evaluate import evaluate, evaluate_stage
+from modelmeter.expert_counts import Routing, fewest_routing, most_routing, uniform_routing
 from modelmeter.model import AnalyticModel, LeafCost, SizeLimitError, UnknownStageError
 from modelmeter.reports.serving import serving_of
 from modelmeter.routing import Zipf
