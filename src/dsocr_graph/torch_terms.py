@@ -10,9 +10,9 @@ import torch
 from torch.fx import Node
 
 from dsocr_graph.errors import CaptureError
-from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
-from modelmeter import dims
-from modelmeter.dims import Dim
+from dsocr_graph.models.stage_spec import StageSpec, declared_leaves, linear_in
+from modelmeter.dim_text import parse
+from modelmeter.dims import Dim, never_negative, simplify, symbol
 from modelmeter.dtypes import DType
 
 _DTYPES: Mapping[torch.dtype, DType] = {
@@ -28,6 +28,8 @@ _DTYPES: Mapping[torch.dtype, DType] = {
     torch.int8: DType.INT8,
     torch.uint8: DType.UINT8,
     torch.bool: DType.BOOL,
+    torch.complex128: DType.COMPLEX128,
+    torch.complex64: DType.COMPLEX64,
 }
 
 
@@ -66,11 +68,11 @@ def symbols_of(stage: StageSpec, inputs: Sequence[Node]) -> dict[sympy.Symbol, s
             size = value.shape[axis]
             if dim is None or not isinstance(size, torch.SymInt):
                 continue
-            expr = size.node.expr
+            label, factor, offset = linear_in(dim)
+            expr = sympy.expand((size.node.expr - offset) / factor)
             if isinstance(expr, sympy.Symbol):
-                label = dim.__name__
                 alias = stage.aliases.get(label)
-                found[expr] = sympy.sympify(dims.parse(alias) if alias else dims.symbol(label))
+                found[expr] = sympy.sympify(parse(alias) if alias else symbol(label))
     return found
 
 
@@ -79,10 +81,10 @@ def size_in(expr: sympy.Expr, symbols: Mapping[sympy.Symbol, sympy.Expr]) -> Dim
 
     Examples
     --------
-    >>> size_in(2 * sympy.Symbol("s77"), {sympy.Symbol("s77"): dims.symbol("B")})
+    >>> size_in(2 * sympy.Symbol("s77"), {sympy.Symbol("s77"): symbol("B")})
     2*B
     """
-    return dims.simplify(_without_torch_functions(expr.xreplace(symbols)))
+    return simplify(_without_torch_functions(expr.xreplace(symbols)))
 
 
 def _without_torch_functions(expr: Any) -> Any:  # noqa: ANN401 - sympy has no types for these
@@ -96,6 +98,10 @@ def _without_torch_functions(expr: Any) -> Any:  # noqa: ANN401 - sympy has no t
     if kind in {"PythonMod", "Mod"}:
         quotient = sympy.expand(arguments[0] / arguments[1])
         return sympy.Integer(0) if quotient.is_integer else arguments[0] - arguments[1] * sympy.floor(quotient)
+    if kind == "ToFloat":
+        return arguments[0]
+    if kind in {"TruncToInt", "FloorToInt"}:  # of a size times a factor: none is negative
+        return sympy.floor(sympy.nsimplify(arguments[0], rational=True))
     if kind in {"Max", "Min"}:
         return _extreme(arguments, largest=kind == "Max")
     return expr.func(*arguments)
@@ -105,6 +111,6 @@ def _extreme(arguments: Sequence[Any], *, largest: bool) -> Any:  # noqa: ANN401
     """Return the largest or smallest argument where that holds for all sizes, else the open Max or Min."""
     for candidate in arguments:
         sign = 1 if largest else -1
-        if all(dims.never_negative(sign * (candidate - other)) for other in arguments):
+        if all(never_negative(sign * (candidate - other)) for other in arguments):
             return candidate
     return (sympy.Max if largest else sympy.Min)(*arguments)

@@ -13,18 +13,27 @@ from hypothesis import strategies as st
 
 from modelmeter import units
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, bind, distinct_experts, parse, symbol, to_text, total
+from modelmeter.dim_binding import bind
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import Dim, symbol, total
 from modelmeter.dtypes import DType
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.layers import (
     LAYERS,
     Activation,
     BaseLayer,
+    BatchNorm,
     Child,
+    Combination,
     Conv1d,
     Conv2d,
+    ConvTranspose,
     DataMovement,
     Elementwise,
     Embedding,
+    EmbeddingBag,
+    Factorization,
+    FourierTransform,
     Gather,
     GroupedLinear,
     GroupNorm,
@@ -35,6 +44,7 @@ from modelmeter.layers import (
     Module,
     MoEExperts,
     Operand,
+    Recurrent,
     Reduction,
     RMSNorm,
     ScaledDotProductAttention,
@@ -77,6 +87,43 @@ def _moved(p: Dim, q: Dim) -> dict[str, Any]:
 
 EXAMPLES: Mapping[str, Callable[[Dim, Dim, Dim, Dim], BaseLayer]] = {
     "Activation": lambda p, q, r, u: Activation(flops_per_element=5, **_kernel(p, q)),
+    "BatchNorm": lambda p, q, r, u: BatchNorm(
+        batch=p, channels=q, spatial=r, weight=True, bias=True, running=True, training=True, dtype=BF16
+    ),
+    "Combination": lambda p, q, r, u: Combination(taps=r, flops_per_tap=3, **_kernel(p, q)),
+    "ConvTranspose": lambda p, q, r, u: ConvTranspose(
+        batch=p,
+        in_channels=2 * q,
+        out_channels=2 * r,
+        in_positions=u,
+        out_positions=4 * u,
+        taps=9,
+        groups=2,
+        bias=True,
+        dtype=BF16,
+    ),
+    "EmbeddingBag": lambda p, q, r, u: EmbeddingBag(
+        rows=p, bags=u, width=q, vocabulary=r, weighted=True, index_dtype=INT64, dtype=BF16
+    ),
+    "Factorization": lambda p, q, r, u: Factorization(
+        kind="svd", matrices=p, rows=q + 300, columns=q, right_sides=r, dtype=FP32, **_moved(p, q)
+    ),
+    "FourierTransform": lambda p, q, r, u: FourierTransform(
+        op="rfft", transforms=p, length=q, real=True, flops_per_point=1, dtype=DType.COMPLEX64, **_moved(p, q)
+    ),
+    "Recurrent": lambda p, q, r, u: Recurrent(
+        cell="lstm",
+        rows=p * q,
+        steps=p,
+        batch=q,
+        input_size=r,
+        hidden_size=u,
+        projection_size=7,
+        layers=2,
+        directions=2,
+        bias=True,
+        dtype=BF16,
+    ),
     "Conv1d": lambda p, q, r, u: Conv1d(
         batch=p, in_channels=q, out_channels=r, in_length=u + 2, out_length=u, kernel_length=3, bias=True, dtype=BF16
     ),

@@ -15,17 +15,22 @@ from types import MappingProxyType
 
 from modelmeter.layers.attention import ScaledDotProductAttention
 from modelmeter.layers.base import BaseLayer, Operand, Traffic
+from modelmeter.layers.combination import Combination
 from modelmeter.layers.composite import Child, Module
-from modelmeter.layers.convolution import Conv1d, Conv2d
+from modelmeter.layers.convolution import Conv1d, Conv2d, ConvTranspose
+from modelmeter.layers.embedding_bag import EmbeddingBag
+from modelmeter.layers.factorization import Factorization
+from modelmeter.layers.fourier import FourierTransform
 from modelmeter.layers.indexing import Embedding, Gather, Scatter, SearchSorted, Sort, TopK
 from modelmeter.layers.interpolation import Interpolation
 from modelmeter.layers.linear import GroupedLinear, Linear
 from modelmeter.layers.matmul import Matmul
 from modelmeter.layers.moe import MoEExperts
 from modelmeter.layers.movement import DataMovement
-from modelmeter.layers.normalization import GroupNorm, LayerNorm, RMSNorm, Softmax
+from modelmeter.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm, Softmax
 from modelmeter.layers.pointwise import Activation, Elementwise, Reduction, Scan
 from modelmeter.layers.pointwise_flops import POINTWISE_FLOPS, PointwiseFlops, flops_per_element
+from modelmeter.layers.recurrent import Recurrent
 from modelmeter.layers.unclassified import Unclassified
 
 __all__ = [
@@ -33,12 +38,18 @@ __all__ = [
     "POINTWISE_FLOPS",
     "Activation",
     "BaseLayer",
+    "BatchNorm",
     "Child",
+    "Combination",
     "Conv1d",
     "Conv2d",
+    "ConvTranspose",
     "DataMovement",
     "Elementwise",
     "Embedding",
+    "EmbeddingBag",
+    "Factorization",
+    "FourierTransform",
     "Gather",
     "GroupNorm",
     "GroupedLinear",
@@ -51,6 +62,7 @@ __all__ = [
     "Operand",
     "PointwiseFlops",
     "RMSNorm",
+    "Recurrent",
     "Reduction",
     "ScaledDotProductAttention",
     "Scan",
@@ -69,11 +81,17 @@ LAYERS: Mapping[str, type[BaseLayer]] = MappingProxyType(
         layer.__name__: layer
         for layer in (
             Activation,
+            BatchNorm,
+            Combination,
             Conv1d,
             Conv2d,
+            ConvTranspose,
             DataMovement,
             Elementwise,
             Embedding,
+            EmbeddingBag,
+            Factorization,
+            FourierTransform,
             Gather,
             GroupNorm,
             GroupedLinear,
@@ -84,6 +102,7 @@ LAYERS: Mapping[str, type[BaseLayer]] = MappingProxyType(
             MoEExperts,
             Module,
             RMSNorm,
+            Recurrent,
             Reduction,
             ScaledDotProductAttention,
             Scan,

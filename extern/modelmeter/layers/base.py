@@ -13,9 +13,12 @@ from attrs import field, frozen
 
 from modelmeter import units
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, Routing, bind, free_dims, product, simplify, total, uniform_routing
+from modelmeter.dim_binding import bind
+from modelmeter.dim_text import free_dims
+from modelmeter.dims import Dim, product, simplify, total
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError, UnboundDimError
+from modelmeter.expert_counts import Routing, uniform_routing
 
 NOT_CAPTURED: Mapping[str, bool] = MappingProxyType({"not_captured": True})
 """Metadata of a field that is None in a layer as captured, unless its model is quantised, and that a what-if sets; a
@@ -51,7 +54,8 @@ def bytes_of(elements: Dim, dtype: DType) -> Dim:
 
     Examples
     --------
-    >>> from modelmeter.dims import symbol, to_text
+    >>> from modelmeter.dim_text import to_text
+    >>> from modelmeter.dims import symbol
     >>> bytes_of(10, DType.INT4), to_text(bytes_of(symbol("B"), DType.INT4)), bytes_of(10, DType.BF16)
     (5, 'B/2', 20)
     """

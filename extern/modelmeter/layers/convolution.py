@@ -1,4 +1,4 @@
-"""Convolutions in one and two dimensions."""
+"""Convolutions in one and two dimensions, and transposed ones in any."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ class _Convolution(BaseLayer):
         """Weights per pair of an input and an output channel."""
 
     def matmul_flops(self) -> Dim:
-        """2*batch*out_positions*out_channels*(in_channels/groups)*taps. Unit: FLOPs."""
-        return product((2, self.batch, self._out_positions(), self._filter_elements()))
+        """2*batch*out_positions*out_channels*(in_channels/groups)*taps; of complex numbers 8. Unit: FLOPs."""
+        each = self.dtype.multiply_add_flops
+        return product((each, self.batch, self._out_positions(), self._filter_elements()))
 
     def vector_flops(self) -> Dim:
-        """One addition per output element for the bias. Unit: FLOPs."""
-        return product((self.batch, self.out_channels, self._out_positions())) if self.bias else 0
+        """One addition per output element for the bias; 2 FLOPs of a complex one. Unit: FLOPs."""
+        each = self.dtype.addition_flops
+        return product((each, self.batch, self.out_channels, self._out_positions())) if self.bias else 0
 
     def weight_bytes(self) -> Dim:
         """Bytes of the filters and the bias."""
@@ -192,3 +194,58 @@ class Conv1d(_Convolution):
 
     def _taps(self) -> Dim:
         return self.kernel_length
+
+
+@frozen(kw_only=True)
+class ConvTranspose(_Convolution):
+    """y[b, o, s*i + j] += x[b, c, i] * w[c, o, j], in one, two or three dimensions: a convolution read backwards.
+
+    FLOPs: each position of the input meets all taps, ``2*batch*in_positions*in_channels*(out_channels/groups)*taps``,
+    and one addition per output element for the bias; strides and padding show in the sizes alone, and the cost does not
+    depend on how positions spread over axes. Backward: two convolutions of the same size. Source:
+    ``aten::conv_transpose2d.input(Tensor input, Tensor weight, Tensor? bias=None, ..., SymInt groups=1, ...)``.
+
+    Attributes
+    ----------
+    batch, in_channels, out_channels : Dim
+        Sizes of the input [batch, in_channels, positions] and of the output.
+    in_positions, out_positions : Dim
+        Products of the axes of one channel, without padding.
+    taps : Dim
+        Weights per pair of channels.
+    groups : Dim
+        Groups of channels; divides both channel counts.
+    bias : bool
+        Whether a bias [out_channels] is added.
+    dtype : DType
+        Type of all tensors.
+    parameter_dtype : DType or None
+        Type of the filters and the bias; `dtype` when None.
+
+    Examples
+    --------
+    >>> double = ConvTranspose(
+    ...     batch=1, in_channels=8, out_channels=4, in_positions=9, out_positions=36, taps=4, bias=False,
+    ...     dtype=DType.BF16,
+    ... )
+    >>> double.matmul_flops() == 2 * 9 * 8 * 4 * 4
+    True
+    """
+
+    in_positions: Dim = field(converter=as_dim)
+    out_positions: Dim = field(converter=as_dim)
+    taps: Dim = field(converter=as_dim)
+
+    def matmul_flops(self) -> Dim:
+        """2*batch*in_positions*in_channels*(out_channels/groups)*taps; of complex numbers 8. Unit: FLOPs."""
+        each = self.dtype.multiply_add_flops
+        return product((each, self.batch, self.in_positions, self._filter_elements()))
+
+    def _in_positions(self) -> Dim:
+        return self.in_positions
+
+    def _out_positions(self) -> Dim:
+        return self.out_positions
+
+    def _taps(self) -> Dim:
+        return self.taps

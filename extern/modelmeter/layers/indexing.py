@@ -11,6 +11,7 @@ from modelmeter.dims import Dim, product, total
 from modelmeter.dtypes import DType
 from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim
 from modelmeter.layers.gradients import differentiable, movement_gradient
+from modelmeter.layers.weight_format import WeightFormat, stored_as
 
 
 @frozen(kw_only=True)
@@ -34,6 +35,8 @@ class Embedding(BaseLayer):
         Types of the indices, and of the table and y.
     parameter_dtype : DType or None
         Type of the table; `dtype` when None.
+    weights : WeightFormat or None
+        How the table and its scales are stored; in `parameter_dtype` without scales when None.
 
     Examples
     --------
@@ -50,15 +53,16 @@ class Embedding(BaseLayer):
     index_dtype: DType
     dtype: DType
     parameter_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
+    weights: WeightFormat | None = field(default=None, metadata=NOT_CAPTURED)
 
     def weight_bytes(self) -> Dim:
         """Bytes of the table."""
-        return product((self.vocabulary, self.width, (self.parameter_dtype or self.dtype).itemsize))
+        return self._row_bytes(self.vocabulary)
 
     def traffic(self) -> Traffic:
         """Indices and one row per index read, y written."""
         return Traffic(
-            weights_read=product((self.rows, self.width, (self.parameter_dtype or self.dtype).itemsize)),
+            weights_read=self._row_bytes(self.rows),
             activations_read=product((self.rows, self.index_dtype.itemsize)),
             written=self._moved(),
         )
@@ -77,6 +81,9 @@ class Embedding(BaseLayer):
 
     def _moved(self) -> Dim:
         return product((self.rows, self.width, self.dtype.itemsize))
+
+    def _row_bytes(self, rows: Dim) -> Dim:
+        return stored_as(self.weights, self.parameter_dtype or self.dtype).matrix_bytes(rows=rows, width=self.width)
 
 
 @frozen(kw_only=True)

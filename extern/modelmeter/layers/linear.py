@@ -7,7 +7,8 @@ from typing import ClassVar
 from attrs import converters, field, frozen
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, product, settle, total
+from modelmeter.dim_binding import settle
+from modelmeter.dims import Dim, product, total
 from modelmeter.dtypes import DType
 from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Operand, Traffic, as_dim, bytes_of
 from modelmeter.layers.weight_format import WeightFormat, row_scale_bytes, stored_as
@@ -60,12 +61,12 @@ class Linear(BaseLayer):
     )  # elements
 
     def matmul_flops(self) -> Dim:
-        """2*rows*in*out. Unit: FLOPs."""
-        return product((2, self.rows, self.in_features, self.out_features))
+        """2*rows*in*out; of complex numbers 8. Unit: FLOPs."""
+        return product((self.dtype.multiply_add_flops, self.rows, self.in_features, self.out_features))
 
     def vector_flops(self) -> Dim:
-        """rows*out for the bias. Unit: FLOPs."""
-        return product((self.rows, self.out_features)) if self.bias else 0
+        """rows*out for the bias; of complex numbers 2. Unit: FLOPs."""
+        return product((self.dtype.addition_flops, self.rows, self.out_features)) if self.bias else 0
 
     def weight_bytes(self) -> Dim:
         """Bytes of w and b."""

@@ -60,8 +60,8 @@ class Matmul(BaseLayer):
     right_dtype: DType | None = field(default=None, metadata=NOT_CAPTURED)
 
     def matmul_flops(self) -> Dim:
-        """2*batch*m*k*n. Unit: FLOPs."""
-        return product((2, self.batch, self.m, self.k, self.n))
+        """2*batch*m*k*n; of complex numbers 8. Unit: FLOPs."""
+        return product((self.dtype.multiply_add_flops, self.batch, self.m, self.k, self.n))
 
     def weight_bytes(self) -> Dim:
         """Bytes of the operands that are parameters."""

@@ -9,8 +9,10 @@ import sympy
 from attrs import field, frozen
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, distinct_experts, product, settle, simplify, total
+from modelmeter.dim_binding import settle
+from modelmeter.dims import Dim, product, simplify, total
 from modelmeter.dtypes import DType
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.layers.base import NOT_CAPTURED, BaseLayer, Traffic, as_dim
 from modelmeter.layers.pointwise_flops import flops_per_element
 from modelmeter.layers.weight_format import WeightFormat, stored_as

@@ -197,6 +197,79 @@ class GroupNorm(_Norm):
 
 
 @frozen(kw_only=True)
+class BatchNorm(_Norm):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, with a mean and a variance of each channel.
+
+    FLOPs per element: with the running statistics of inference 2, with those of the batch 5; 1 more for the weight and
+    1 for the bias. Traffic: the running statistics are read beside the parameters where there are any, and written back
+    in training. Sources: Ioffe and Szegedy 2015, algorithms 1 and 2; ``aten::batch_norm(Tensor input, Tensor? weight,
+    Tensor? bias, Tensor? running_mean, Tensor? running_var, bool training, ...)``.
+
+    Attributes
+    ----------
+    batch, channels, spatial : Dim
+        x is [batch, channels, spatial]; parameters and statistics are [channels].
+    weight, bias : bool
+        Which parameters are there.
+    running : bool
+        Whether running statistics are kept.
+    training : bool
+        Whether the statistics are those of the batch.
+    dtype : DType
+        Type of x, the parameters, the statistics and y.
+
+    Examples
+    --------
+    >>> layer = BatchNorm(
+    ...     batch=2, channels=4, spatial=9, weight=True, bias=True, running=True, training=False, dtype=DType.FP32
+    ... )
+    >>> layer.vector_flops() == (2 + 1 + 1) * 2 * 4 * 9, layer.weight_bytes()
+    (True, 64)
+    """
+
+    _statistic: ClassVar[str] = "layer_norm"
+
+    batch: Dim = field(converter=as_dim)
+    channels: Dim = field(converter=as_dim)
+    spatial: Dim = field(converter=as_dim)  # positions
+    weight: bool
+    bias: bool
+    running: bool
+    training: bool
+
+    def vector_flops(self) -> Dim:
+        """FLOPs per element times elements. Unit: FLOPs."""
+        computed = flops_per_element("layer_norm") if self.training else flops_per_element("given_statistics")
+        each = computed + self.weight * flops_per_element("norm_scale") + self.bias * flops_per_element("norm_shift")
+        return product((each, self._elements()))
+
+    def weight_bytes(self) -> Dim:
+        """Bytes of the weight, the bias and the running statistics."""
+        tensors = self.weight + self.bias + 2 * self.running
+        return product((tensors, self.channels, (self.parameter_dtype or self.dtype).itemsize))
+
+    def traffic(self) -> Traffic:
+        """Input x, the parameters and the statistics read once, y written once; in training, the statistics too."""
+        moved = product((self._elements(), self.dtype.itemsize))
+        updated = product((2, self.channels, (self.parameter_dtype or self.dtype).itemsize))
+        written = total((moved, updated)) if self.training and self.running else moved
+        return Traffic(weights_read=self.weight_bytes(), activations_read=moved, written=written)
+
+    def activation_bytes(self) -> Dim:
+        """Bytes of y."""
+        return product((self._elements(), self.dtype.itemsize))
+
+    def _elements(self) -> Dim:
+        return product((self.batch, self.channels, self.spatial))
+
+    def _parameter_width(self) -> Dim:
+        return self.channels
+
+    def _affine(self) -> tuple[bool, bool]:
+        return self.weight, self.bias
+
+
+@frozen(kw_only=True)
 class Softmax(BaseLayer):
     """y = exp(x - max) / sum(exp(x - max)), over rows of ``width`` elements, outside fused attention.
 

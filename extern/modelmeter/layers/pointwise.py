@@ -140,8 +140,8 @@ class Reduction(_Kernel):
     category: ClassVar[Category] = Category.REDUCTION
 
     def vector_flops(self) -> Dim:
-        """One per input element. Unit: FLOPs."""
-        return self.elements if self.dtype.is_floating else 0
+        """One per input element; 2 of a complex one. Unit: FLOPs."""
+        return product((self.dtype.addition_flops, self.elements)) if self.dtype.is_floating else 0
 
     def backward_vector_flops(self) -> Dim:
         """At most one per input element. Unit: FLOPs."""
@@ -184,8 +184,8 @@ class Scan(_Kernel):
     category: ClassVar[Category] = Category.REDUCTION
 
     def vector_flops(self) -> Dim:
-        """One per element. Unit: FLOPs."""
-        return self.elements if self.dtype.is_floating else 0
+        """One per element; 2 of a complex one. Unit: FLOPs."""
+        return product((self.dtype.addition_flops, self.elements)) if self.dtype.is_floating else 0
 
     def backward_vector_flops(self) -> Dim:
         """One per element where there is a gradient. Unit: FLOPs."""

@@ -49,6 +49,9 @@ POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
         "clamp": _row(2, "a comparison with each bound"),
         "power": _row(1, "one special function, or one multiplication for a square"),
         "special": _row(1, "one special function: exp, log, sqrt, rsqrt, sin, cos, erf, tanh, reciprocal"),
+        "logit": _row(3, "log(x / (1 - x)): subtract, divide, log"),
+        "log_of_sum": _row(6, "max + log(1 + exp(-|a - b|)): subtract, absolute value, exp, log, maximum, add"),
+        "log_product": _row(2, "x * log(y): log, multiply"),
         "lerp": _row(3, "a + w*(b - a): subtract, multiply, add"),
         "scaled_product": _row(3, "a + c*x*y (addcmul): two multiplications, one addition"),
         "multiply_add": _row(2, "one multiplication, one addition"),
@@ -63,7 +66,27 @@ POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
         "silu": _row(5, "x * sigmoid(x): sigmoid 4, multiply"),
         "gelu": _row(5, "x/2 * (1 + erf(x/sqrt 2)): scale, erf, add, two multiplications"),
         "gelu_tanh": _row(9, "x/2 * (1 + tanh(a*(x + b*x^3))): cube 2, b, add, a, tanh, add, two multiplications"),
+        "hardsigmoid": _row(4, "clamp(x + 3, 0, 6) / 6: add, two comparisons, multiply"),
+        "hardshrink": _row(2, "two comparisons with the bounds"),
+        "softshrink": _row(3, "two comparisons with the bounds, subtract"),
+        "hardtanh": _row(2, "a comparison with each bound; relu6 alike"),
+        "log_sigmoid": _row(
+            5, "min(0, x) - log(1 + exp(-|x|)): absolute value, exp, log(1 + x) as one, minimum, subtract"
+        ),
+        "selu": _row(4, "compare with 0, exp, subtract, multiply by the scale"),
+        "celu": _row(5, "compare with 0, divide, exp, subtract, multiply"),
+        "mish": _row(5, "x * tanh(softplus(x)): softplus 3, tanh, multiply"),
+        "prelu": _row(2, "compare with 0, multiply by the slope; rrelu alike"),
+        "threshold": _row(1, "one comparison with the threshold"),
+        "glu": _row(5, "a * sigmoid(b) per element of the result: sigmoid 4, multiply"),
         "quick_gelu": _row(6, "x * sigmoid(1.702 x): scale, sigmoid 4, multiply"),
+        # recurrent cells, per element of the hidden state, without the sums of products and biases
+        "rnn_tanh_gates": _row(1, "one special function: tanh"),
+        "rnn_relu_gates": _row(1, "one comparison with 0"),
+        "lstm_gates": _row(
+            18, "three sigmoids 12, two tanh, f*c + i*g: two products and a sum, o*tanh(c): one product"
+        ),
+        "gru_gates": _row(13, "two sigmoids 8, r*(W h): multiply, tanh, n + z*(h - n): subtract, multiply, add"),
         # rows
         "softmax": _row(5, "running maximum, subtract it, exp, sum, divide"),
         "softmax_backward": _row(4, "y * (dy - sum(dy * y)): multiply, sum, subtract, multiply"),
@@ -71,6 +94,7 @@ POINTWISE_FLOPS: Mapping[str, PointwiseFlops] = MappingProxyType(
         "layer_norm_backward": _row(9, "x_hat 2, the two row sums 3, dx = (g - a - x_hat*b)/std 4"),
         "rms_norm": _row(3, "square, sum, multiply by 1/rms"),
         "rms_norm_backward": _row(6, "x_hat 1, the row sum 2, dx = (g - x_hat*b)/rms 3"),
+        "given_statistics": _row(2, "a norm with a known mean and 1/std: subtract, multiply"),
         "norm_scale": _row(1, "multiply by the weight of a norm"),
         "norm_shift": _row(1, "add the bias of a norm"),
         "norm_scale_backward": _row(3, "scale the gradient 1, the weight's gradient: multiply, sum"),

@@ -13,14 +13,23 @@ _FAMILIES = (
     "conv3d",
     "convolution",
     "fp8",
+    "higher_order",
     "indexing",
     "interpolation",
     "layouts",
     "linear",
+    "linear_algebra",
+    "losses",
     "movement",
     "normalization",
     "pointwise",
+    "pooling",
+    "products",
+    "random",
+    "recurrent",
     "reduction",
+    "sampling",
+    "transforms",
 )
 for _family in _FAMILIES:
     import_module(f"dsocr_graph.lowering.{_family}")  # importing a family registers its rules

@@ -8,14 +8,15 @@ from typing import Generic, TypeVar
 import sympy
 from attrs import frozen
 
-from dsocr_graph.errors import LoweringRuleError, MissingLoweringError
+from dsocr_graph.errors import MissingLoweringError
 from dsocr_graph.ir import Argument, CapturedModel, OpCall, OpGraph, Role, TensorRef
 from dsocr_graph.liveness import peaks
 from dsocr_graph.lowering.category import category_of
 from dsocr_graph.lowering.fusion import fused_bytes
-from dsocr_graph.lowering.registry import Approximation, Unsupported, is_free, operands, rule_of
+from dsocr_graph.lowering.registry import NO_RULE, Approximation, Unsupported, is_free, layer_of, operands
 from dsocr_graph.scopes import CallGraph, ScopedCall, call_signature
-from modelmeter.dims import LEGEND, Dim, to_text, total
+from modelmeter.dim_text import to_text
+from modelmeter.dims import LEGEND, Dim, total
 from modelmeter.dtypes import DType
 from modelmeter.layers import BaseLayer, Unclassified
 from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
@@ -103,13 +104,14 @@ def lower(
     ]
     parameter_bytes = sum(parameter.bytes for parameter in captured.parameters)
     elements = sum(parameter.elements for parameter in captured.parameters)
+    loaded = parameter_bytes if load_dtype is None else elements * load_dtype.itemsize
     return AnalyticModel(
         name=captured.name,
         variant=captured.variant,
         dims={name: LEGEND.get(name, "size") for stage in captured.graphs for name in stage.dims},
         parameters=elements,
         parameter_bytes=parameter_bytes,
-        load_bytes=parameter_bytes if load_dtype is None else elements * load_dtype.itemsize,
+        load_bytes=loaded + sum(buffer.bytes_in(load_dtype) for buffer in captured.buffers),
         stages=tuple(
             _stage(stage, graph, (descriptions or {}).get(stage.stage, ""), _schedule(stage.stage, [*leaves, *free]))
             for stage in captured.graphs
@@ -146,12 +148,9 @@ def _lower_calls(captured: CapturedModel, *, allow_unclassified: bool) -> dict[s
     return result
 
 
-_NO_RULE = "no lowering rule"
-
-
 def _missing_message(missing: Mapping[tuple[str, str], list[OpCall]]) -> str:
     rows = [
-        f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" + ("" if reason == _NO_RULE else f": {reason}")
+        f"  {op}  x{len(calls)}, first in {calls[0].module or '(root)'}" + ("" if reason == NO_RULE else f": {reason}")
         for (op, reason), calls in sorted(missing.items())
     ]
     count = len({op for op, _ in missing})
@@ -168,27 +167,15 @@ def _missing_message(missing: Mapping[tuple[str, str], list[OpCall]]) -> str:
 def _lower_call(call: OpCall) -> Lowered:
     if is_free(call):
         return Lowered(layer=None, exactness=Exactness.EXACT)
-    made = _made(call)
+    made = layer_of(call)
     if isinstance(made, Unsupported):  # its bytes are known, its FLOPs are not
         op = call.op.partition("::")[2]
         layer = Unclassified(op=op, reads=operands(call.reads), writes=operands(call.writes))
         return Lowered(layer=layer, exactness=Exactness.UNCLASSIFIED, note=made.reason)
-    if isinstance(made, Approximation):
-        return Lowered(layer=made.layer, exactness=Exactness.APPROXIMATED, note=made.note)
-    return Lowered(layer=made, exactness=Exactness.EXACT)
-
-
-def _made(call: OpCall) -> BaseLayer | Approximation | Unsupported | None:
-    rule = rule_of(call.op)
-    if rule is None:
-        return Unsupported(reason=_NO_RULE)
-    try:
-        return rule(call)
-    except Exception as error:
-        raise LoweringRuleError(
-            f"the lowering rule of {call.op} fails on a call in {call.module or '(root)'}: {type(error).__name__}: "
-            f"{error}; mend the rule, or return Unsupported(reason=...) for calls that it does not know"
-        ) from error
+    note = made.note if isinstance(made, Approximation) else ""
+    layer = made.layer if isinstance(made, Approximation) else made
+    note = "; ".join(filter(None, (note, call.assumption if layer is not None else "")))
+    return Lowered(layer=layer, exactness=Exactness.APPROXIMATED if note else Exactness.EXACT, note=note)
 
 
 def _leaves(scoped: ScopedCall, lowered: Lowered, fused: Mapping[int, Dim]) -> list[Placed[Leaf]]:
@@ -270,6 +257,7 @@ def _module(graph: CallGraph) -> list[ModuleNode]:
             calls=node.calls,
             parameters=node.parameters,
             parameter_bytes=node.parameter_bytes,
+            buffer_bytes=node.buffer_bytes,
             fan_in=node.fan_in,
             fan_out=node.fan_out,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsocr_graph.ir import OpCall
+from dsocr_graph.lowering.convolution import batched
 from dsocr_graph.lowering.registry import lowers
 from modelmeter.dims import product
 from modelmeter.layers import Conv1d
@@ -14,15 +15,16 @@ def conv3d(call: OpCall) -> Conv1d:
 
     The cost depends on the numbers of positions and taps alone, so the three axes are written as one.
     """
-    x, w, y = call.tensor("input"), call.tensor("weight"), call.result
+    tensor, w = call.tensor("input"), call.tensor("weight")
+    x, y = batched(tensor, 3), batched(call.result, 3)
     return Conv1d(
-        batch=x.shape[0],
-        in_channels=x.shape[1],
+        batch=x[0],
+        in_channels=x[1],
         out_channels=w.shape[0],
-        in_length=product(x.shape[2:]),
-        out_length=product(y.shape[2:]),
+        in_length=product(x[2:]),
+        out_length=product(y[2:]),
         kernel_length=product(w.shape[2:]),
         groups=call.integer("groups", 1),
         bias=call.has("bias"),
-        dtype=x.dtype,
+        dtype=tensor.dtype,
     )

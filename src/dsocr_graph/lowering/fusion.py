@@ -54,9 +54,14 @@ def fused_bytes(graph: OpGraph, layers: Mapping[int, BaseLayer]) -> dict[int, Di
     for source, uses in readers.items():
         _save(graph.calls[source], uses, group, kept, saved)
     return {
-        index: total((layer.traffic().bytes, *(product((-1, part)) for part in saved.get(index, ()))))
+        index: total((layer.traffic().bytes, *(product((-1, part)) for part in _at_most(saved.get(index, []), layer))))
         for index, layer in layers.items()
     }
+
+
+def _at_most(parts: Sequence[Dim], layer: BaseLayer) -> Sequence[Dim]:
+    """Return no more parts than a copy has operands: copy_ names its target, which it overwrites and does not read."""
+    return parts[: len(layer.reads) + len(layer.writes)] if isinstance(layer, DataMovement) else parts
 
 
 def _is_pointwise(layer: BaseLayer) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Sequence
 from typing import cast
 
 from dsocr_graph.ir import OpCall, TensorSpec
-from dsocr_graph.lowering.registry import Approximation, Unsupported, lowers
-from modelmeter.dims import Dim, experts_touched, product, simplify
-from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul
+from dsocr_graph.lowering.registry import Approximation, Unsupported, lowers, operands, pointwise
+from modelmeter.dims import Dim, product, simplify
+from modelmeter.expert_counts import experts_touched
+from modelmeter.layers import BaseLayer, GroupedLinear, Linear, Matmul, Reduction
 
 
 @lowers("aten::linear")
@@ -30,7 +33,7 @@ def addmm(call: OpCall) -> Linear:
     return Linear(rows=x.shape[0], in_features=w.shape[0], out_features=w.shape[1], bias=True, dtype=x.dtype)
 
 
-def _product(sizes: tuple[Dim, Dim, Dim, Dim], left: TensorSpec, right: TensorSpec) -> Matmul:
+def matrix_product(sizes: tuple[Dim, Dim, Dim, Dim], left: TensorSpec, right: TensorSpec) -> Matmul:
     """Return batch products of [m, k] by [k, n]; `sizes` is batch, m, k, n."""
     batch, m, k, n = sizes
     return Matmul(
@@ -50,48 +53,88 @@ def _product(sizes: tuple[Dim, Dim, Dim, Dim], left: TensorSpec, right: TensorSp
 def mm(call: OpCall) -> Matmul:
     """y[M, N] = a[M, K] @ b[K, N]."""
     a, b = call.tensor("self"), call.tensor("mat2")
-    return _product((1, a.shape[0], a.shape[1], b.shape[1]), a, b)
+    return matrix_product((1, a.shape[0], a.shape[1], b.shape[1]), a, b)
 
 
 @lowers("aten::bmm")
 def bmm(call: OpCall) -> Matmul:
     """y[B, M, N] = a[B, M, K] @ b[B, K, N]."""
     a, b = call.tensor("self"), call.tensor("mat2")
-    return _product((a.shape[0], a.shape[1], a.shape[2], b.shape[2]), a, b)
+    return matrix_product((a.shape[0], a.shape[1], a.shape[2], b.shape[2]), a, b)
 
 
-@lowers("aten::matmul")
+@lowers("aten::matmul", "aten::linalg_matmul")
 def matmul(call: OpCall) -> Matmul:
     """y = a @ b with broadcast batch axes; a vector counts as a matrix of one row or column."""
     a, b, y = call.tensor("self"), call.tensor("other"), call.result
     m = a.shape[len(a.shape) - 2] if len(a.shape) > 1 else 1
     n = b.shape[len(b.shape) - 1] if len(b.shape) > 1 else 1
     kept = (len(a.shape) > 1) + (len(b.shape) > 1)
-    return _product((product(y.shape[: len(y.shape) - kept]), m, a.shape[len(a.shape) - 1], n), a, b)
+    return matrix_product((product(y.shape[: len(y.shape) - kept]), m, a.shape[len(a.shape) - 1], n), a, b)
 
 
 @lowers("aten::einsum")
-def einsum(call: OpCall) -> Matmul | Unsupported:
-    """Contract two operands: batch, free and summed indices are read off the equation."""
+def einsum(call: OpCall) -> BaseLayer | Unsupported | None:
+    """Contract one or two operands: batch, free and summed indices are read off the equation."""
     equation = str(call.value("equation"))
     tensors = call.tensor_list("tensors")
-    left_of, _, out = equation.replace(" ", "").partition("->")
-    terms = left_of.split(",")
-    if len(tensors) != 2 or len(terms) != 2 or "." in equation or not out:
-        return Unsupported(reason=f"{equation!r} is not two operands with an explicit result and no ellipsis")
+    terms, out = equation_terms(equation, [len(tensor.shape) for tensor in tensors])
+    if len(tensors) == 1:
+        return _of_one(call, terms[0], out)
+    if len(tensors) != 2:
+        return Unsupported(
+            reason=f"{equation!r} has more than two operands; the order of its products is torch's choice"
+        )
     sizes: dict[str, Dim] = {}
     for term, tensor in zip(terms, tensors, strict=True):
         sizes.update(zip(term, tensor.shape, strict=True))
     first, second, result = set(terms[0]), set(terms[1]), set(out)
     if (first ^ second) - result:
         return Unsupported(reason=f"{equation!r} sums an index of one operand alone")
+    if not (first & second) - result:  # nothing is summed: torch multiplies, broadcast
+        return pointwise(call, flops_per_element=6 if call.result.dtype.is_complex else 1)
 
     def extent(indices: set[str]) -> Dim:
         return product(sizes[index] for index in sorted(indices))
 
     spread = (first & second & result, (first - second) & result, (first & second) - result, (second - first) & result)
     batch, m, k, n = (extent(indices) for indices in spread)
-    return _product((batch, m, k, n), tensors[0], tensors[1])
+    return matrix_product((batch, m, k, n), tensors[0], tensors[1])
+
+
+def equation_terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Return the indices of each operand and of the result; an ellipsis stands for capital letters from the end.
+
+    Where an equation names no result, it has the indices that occur once, in their order.
+
+    Examples
+    --------
+    >>> equation_terms("...ij, ...jk -> ...ik", [4, 3]), equation_terms("ij,jk", [2, 2])
+    ((['YZij', 'Zjk'], 'YZik'), (['ij', 'jk'], 'ik'))
+    """
+    operands, arrow, out = equation.replace(" ", "").partition("->")
+    terms = operands.split(",")
+    spread = [
+        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
+    ]
+    letters = string.ascii_uppercase
+    expanded = [
+        term.replace("...", letters[len(letters) - count :] if count else "")
+        for term, count in zip(terms, spread, strict=True)
+    ]
+    common = letters[len(letters) - max(spread) :] if max(spread) else ""
+    if not arrow:
+        once = sorted(index for index in set(operands) - set(",.") if operands.count(index) == 1)
+        out = "..." * bool(common) + "".join(once)
+    return expanded, out.replace("...", common)
+
+
+def _of_one(call: OpCall, term: str, out: str) -> BaseLayer | None:
+    """Return the sum over the indices that the result lacks; a permutation or a diagonal is a view."""
+    if set(term) == set(out):
+        return None
+    x = call.reads[0]
+    return Reduction(op="sum", elements=x.elements, reads=operands((x,)), writes=operands(call.writes), dtype=x.dtype)
 
 
 @lowers("dsocr_graph::grouped_linear")

@@ -42,10 +42,45 @@ free(
     "aten::empty_strided",
     "aten::new_empty",
     "aten::sym_size",
+    *(
+        f"aten::{name}_"
+        for name in ("squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims", "as_strided", "requires_grad")
+    ),
+    "aten::swapaxes",
+    "aten::swapdims",
+    "aten::moveaxis",
+    "aten::numpy_T",
+    "aten::matrix_H",
+    "aten::mT",
+    "aten::mH",
+    "aten::adjoint",
+    "aten::linalg_diagonal",
+    "aten::imag",
+    "aten::view_as_real",
+    "aten::view_as_complex",
+    "aten::conj",
+    "aten::_conj",
+    "aten::_neg_view",
+    "aten::broadcast_tensors",
+    "aten::meshgrid",
+    "aten::positive",
+    "aten::hsplit",
+    "aten::vsplit",
+    "aten::dsplit",
+    "aten::atleast_1d",
+    "aten::atleast_2d",
+    "aten::atleast_3d",
+    "aten::unsafe_split",
+    "aten::unsafe_split_with_sizes",
+    "aten::unsafe_chunk",
+    "aten::resize_as_",  # allocates
 )
 
 
-@lowers("aten::dropout", "aten::dropout_", "aten::feature_dropout", "aten::alpha_dropout")
+@lowers(
+    *(f"aten::{kind}dropout{suffix}" for kind in ("", "feature_", "alpha_", "feature_alpha_") for suffix in ("", "_")),
+    "aten::native_dropout",
+)
 def dropout(call: OpCall) -> DataMovement | None:
     """y = x at inference, which moves nothing; a masked copy in training."""
     if not call.value("train", False):
@@ -65,6 +100,12 @@ def _moved(call: OpCall, op: str | None = None) -> DataMovement:
     "aten::_to_copy",
     "aten::type_as",
     "aten::clone",
+    "aten::ravel",
+    *(
+        f"aten::{view}_copy"
+        for view in ("alias", "as_strided", "detach", "diagonal", "expand", "narrow", "permute", "select", "slice")
+    ),
+    *(f"aten::{view}_copy" for view in ("squeeze", "t", "transpose", "unfold", "unsqueeze", "view")),
 )
 def copy_if_needed(call: OpCall) -> DataMovement | None:
     """y = x in another layout or dtype: free when the result shares x's memory, a copy otherwise.
@@ -88,6 +129,8 @@ def copy_into(call: OpCall) -> DataMovement:
 @lowers(
     "aten::cat",
     "aten::concat",
+    "aten::concatenate",
+    "aten::pad_sequence",
     "aten::stack",
     "aten::pad",
     "aten::constant_pad_nd",
@@ -98,7 +141,34 @@ def copy_into(call: OpCall) -> DataMovement:
     "aten::flip",
     "aten::pixel_shuffle",
     "aten::pixel_unshuffle",
+    "aten::channel_shuffle",
+    "aten::native_channel_shuffle",
     "aten::im2col",
+    "aten::hstack",
+    "aten::vstack",
+    "aten::dstack",
+    "aten::row_stack",
+    "aten::column_stack",
+    "aten::block_diag",
+    "aten::cartesian_prod",
+    "aten::diag",
+    "aten::diag_embed",
+    "aten::diagflat",
+    "aten::fliplr",
+    "aten::flipud",
+    "aten::rot90",
+    "aten::fft_fftshift",
+    "aten::fft_ifftshift",
+    "aten::reflection_pad1d",
+    "aten::reflection_pad2d",
+    "aten::reflection_pad3d",
+    "aten::replication_pad1d",
+    "aten::replication_pad2d",
+    "aten::replication_pad3d",
+    "aten::select_scatter",
+    "aten::slice_scatter",
+    "aten::diagonal_scatter",
+    "aten::unravel_index",
 )
 def join(call: OpCall) -> DataMovement:
     """y = the operands in a new arrangement: every one read once, the result written once."""
@@ -119,6 +189,16 @@ def join(call: OpCall) -> DataMovement:
     "aten::linspace",
     "aten::scalar_tensor",
     "aten::eye",
+    "aten::logspace",
+    "aten::tril_indices",
+    "aten::triu_indices",
+    "aten::fft_fftfreq",
+    "aten::fft_rfftfreq",
+    "aten::hann_window",
+    "aten::hamming_window",
+    "aten::blackman_window",
+    "aten::bartlett_window",
+    "aten::kaiser_window",
     "aten::one_hot",
 )
 def create(call: OpCall) -> DataMovement:

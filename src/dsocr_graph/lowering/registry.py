@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from attrs import frozen
 
+from dsocr_graph.errors import LoweringRuleError
 from dsocr_graph.ir import OpCall, TensorSpec
 from modelmeter.dims import Dim, product
 from modelmeter.layers import BaseLayer, Elementwise, Operand
@@ -29,17 +30,20 @@ class Unsupported:
 Rule = Callable[[OpCall], BaseLayer | Approximation | Unsupported | None]
 """Maps a call to its layer; None says that this call moves nothing."""
 
+NO_RULE = "no lowering rule"
+"""The reason of `Unsupported` for operators that have none."""
+
 _RULES: dict[str, Rule] = {}
 _FREE: set[str] = set()
 
 
 def lowers(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ATen names such as "aten::linear".
+    """Register a rule for ATen names such as "aten::linear", all overloads of each: `OpCall.overload` tells them apart.
 
     Raises
     ------
     ValueError
-        When a name already has a rule or is free.
+        When a name already has a rule or is free, is of one overload, or has no namespace.
 
     Examples
     --------
@@ -52,6 +56,7 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         for name in names:
+            _require_operator(name)
             if name in _RULES or name in _FREE:
                 raise ValueError(f"{name} already has a lowering; unregister it first")
             _RULES[name] = rule
@@ -63,9 +68,23 @@ def lowers(*names: str) -> Callable[[Rule], Rule]:
 def free(*names: str) -> None:
     """Declare ATen names that never move data, such as views."""
     for name in names:
+        _require_operator(name)
         if name in _RULES or name in _FREE:
             raise ValueError(f"{name} already has a lowering")
         _FREE.add(name)
+
+
+def _require_operator(name: str) -> None:
+    """Refuse a name that no call has: calls are named namespace::operator, without their overload."""
+    namespace, _, operator = name.partition("::")
+    if not namespace or not operator:
+        raise ValueError(f"{name!r} names no operator; write namespace::operator, such as aten::linear")
+    if "." in operator:
+        plain = name.partition(".")[0]
+        raise ValueError(
+            f"{name!r} names one overload; a rule is for all overloads of an operator: write {plain!r}, and ask "
+            "call.overload where they differ"
+        )
 
 
 def unregister(name: str) -> None:
@@ -92,6 +111,36 @@ def is_free(call: OpCall) -> bool:
 def rule_of(name: str) -> Rule | None:
     """Return the rule of an ATen name, or None where there is none."""
     return _RULES.get(name)
+
+
+def layer_of(call: OpCall) -> BaseLayer | Approximation | Unsupported | None:
+    """Return what a call's rule makes of it, or why there is no rule; None when it moves nothing.
+
+    Raises
+    ------
+    LoweringRuleError
+        When the rule raises anything, or returns something else than a rule may.
+    """
+    rule = rule_of(call.op)
+    if rule is None:
+        return Unsupported(reason=NO_RULE)
+    where = f"the lowering rule of {call.op} ({getattr(rule, '__module__', '')}.{getattr(rule, '__qualname__', rule)})"
+    module = call.module or "(root)"
+    try:
+        made: object = rule(call)
+    except Exception as error:
+        raise LoweringRuleError(
+            f"{where} fails on a call in {module}: {type(error).__name__}: {error}; mend the rule, or return "
+            "Unsupported(reason=...) for calls that it does not know"
+        ) from error
+    layer = made.layer if isinstance(made, Approximation) else made
+    if isinstance(layer, BaseLayer) or isinstance(made, Unsupported) or made is None:
+        return made  # pyright: ignore[reportReturnType] - one of these by what was asked
+    inside = "an Approximation of " if made is not layer else ""
+    raise LoweringRuleError(
+        f"{where} returns {inside}{layer!r}, of type {type(layer).__name__}, for a call in {module}; return a layer of "
+        "modelmeter.layers, an Approximation of one, Unsupported(reason=...), or None for a call that moves nothing"
+    )
 
 
 def operand(tensor: TensorSpec) -> Operand:
@@ -123,12 +172,14 @@ def rows_of(tensor: TensorSpec, axes: int) -> Dim:
 
 
 __all__ = [
+    "NO_RULE",
     "Approximation",
     "Rule",
     "Unsupported",
     "free",
     "is_free",
     "known_operators",
+    "layer_of",
     "lowers",
     "operand",
     "operands",

@@ -43,10 +43,14 @@ TORCH_DTYPES: Mapping[DType, torch.dtype] = {
     DType.INT8: torch.int8,
     DType.UINT8: torch.uint8,
     DType.BOOL: torch.bool,
+    DType.COMPLEX128: torch.complex128,
+    DType.COMPLEX64: torch.complex64,
 }
 """The types that torch has tensors of."""
-_DRAWN = tuple(dtype for dtype in TORCH_DTYPES if dtype not in {DType.FP8_E4M3, DType.FP8_E5M2})
-"""The types that operands can be made of: torch draws no random numbers in fp8."""
+_DRAWN = tuple(
+    dtype for dtype in TORCH_DTYPES if dtype not in {DType.FP8_E4M3, DType.FP8_E5M2} and not dtype.is_complex
+)
+"""The types that operands can be made of: torch draws no random numbers in fp8, and a complex one would need two."""
 
 
 class OperandMaker:

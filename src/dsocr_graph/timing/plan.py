@@ -12,7 +12,7 @@ from attrs import field, frozen
 from dsocr_graph.errors import PlanError
 from dsocr_graph.timing.row_lattice import at_more_rows
 from modelmeter.defaults import MOE_FORMS
-from modelmeter.dims import Routing, uniform_routing
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel, Leaf
 from modelmeter.predict.calibration import CalibratedModel, sample_key
 from modelmeter.predict.expert_loop import GROUPED, Routed, calls_in_loop, loop_work, routing_sizes, spread_evenly

@@ -16,7 +16,7 @@ from dsocr_graph.ir import Argument, OpCall, OpGraph, TensorRef
 from dsocr_graph.liveness import lifetimes
 from dsocr_graph.timing.aten import overload_of, plain_argument
 from dsocr_graph.timing.call_clocks import CallClock
-from modelmeter.dims import bind
+from modelmeter.dim_binding import bind
 
 _Tensors = list[Tensor | None]  # by id; None before a tensor is made and after it is dropped
 

@@ -19,7 +19,7 @@ from dsocr_graph.models.deepseek_ocr.config import MoEImplementation
 from dsocr_graph.models.deepseek_ocr.modeling import DeepseekOCRForCausalLM
 from dsocr_graph.models.deepseek_ocr.running import RunnableModel
 from dsocr_graph.models.named_model import ModelVariant, NamedModel
-from dsocr_graph.models.registry import Variant
+from dsocr_graph.models.registry import MODELS, Variant
 from dsocr_graph.timing.allocator import pin_allocator
 from dsocr_graph.timing.machine import this_machine
 from dsocr_graph.timing.memory_limits import memory_explained, require_memory
@@ -212,7 +212,10 @@ def runnable_of(named: NamedModel, variant: ModelVariant, moe: MoEImplementation
     'loop'
     """
     if named.runnable is None:
-        raise OptionError(f"model {named.name!r} is described for analysis only and cannot be run; choose another")
+        known = ", ".join(sorted(name for name, model in MODELS.items() if model.runnable is not None))
+        raise OptionError(
+            f"model {named.name!r} is described for analysis only and cannot be run; choose one of {known}"
+        )
     return named.runnable(variant, moe)
 
 

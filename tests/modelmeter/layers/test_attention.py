@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmeter.categories import Category
-from modelmeter.dims import symbol, to_text
+from modelmeter.dim_text import to_text
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
 from modelmeter.layers import ScaledDotProductAttention

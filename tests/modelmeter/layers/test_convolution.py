@@ -7,7 +7,7 @@ import pytest
 from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
-from modelmeter.layers import Conv1d, Conv2d
+from modelmeter.layers import Conv1d, Conv2d, ConvTranspose
 from modelmeter.layers.base import Traffic
 
 
@@ -86,3 +86,22 @@ def test_conv1d_forward() -> None:
     assert layer.weight_bytes() == 128  # (8*3 + 8) * 4
     assert layer.traffic() == Traffic(weights_read=128, activations_read=640, written=576)
     assert layer.tensor_core_flops() == 0
+
+
+def test_a_transposed_convolution_spreads_each_input_position() -> None:
+    """[2, 4, 20] to [2, 6, 80] with 4 taps in 2 groups: 20 positions of 4 channels meet 3 outputs and 4 taps each."""
+    layer = ConvTranspose(
+        batch=2,
+        in_channels=4,
+        out_channels=6,
+        in_positions=20,
+        out_positions=80,
+        taps=4,
+        groups=2,
+        bias=True,
+        dtype=DType.BF16,
+    )
+    assert layer.matmul_flops() == 1_920 * 2  # 2 * 2 * 20 * 4 * 3 * 4
+    assert layer.vector_flops() == 960  # 2 * 6 * 80
+    assert layer.weight_bytes() == 108  # (4*3*4 + 6) * 2
+    assert layer.traffic() == Traffic(weights_read=108, activations_read=320, written=1_920)

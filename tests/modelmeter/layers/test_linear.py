@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from modelmeter.categories import Category
-from modelmeter.dims import distinct_experts, fewest_routing, most_routing, symbol
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import distinct_experts, fewest_routing, most_routing
 from modelmeter.layers import GroupedLinear, Linear
 from modelmeter.layers.base import Traffic
 

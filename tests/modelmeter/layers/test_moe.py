@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from modelmeter.dims import Dim, bind, fewest_routing, most_routing, symbol, total
+from modelmeter.dim_binding import bind
+from modelmeter.dims import Dim, symbol, total
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import fewest_routing, most_routing
 from modelmeter.layers import Activation, BaseLayer, Elementwise, GroupedLinear, MoEExperts, flops_per_element
 from modelmeter.layers.base import Operand, Traffic
 

@@ -7,7 +7,7 @@ import pytest
 from modelmeter.categories import Category
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
-from modelmeter.layers import GroupNorm, LayerNorm, RMSNorm, Softmax
+from modelmeter.layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm, Softmax
 from modelmeter.layers.base import Traffic
 
 
@@ -77,3 +77,22 @@ def test_rows_must_be_a_size(layer: type) -> None:
     parameters = {"weight": True} | ({"bias": True} if layer is LayerNorm else {})
     with pytest.raises(DimError, match="'2' is no dim"):
         layer(rows="2", width=10, dtype=DType.BF16, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("training", "running", "flops", "parameters", "written"),
+    [
+        (False, True, 4 * 72, 4 * 4 * 4, 288),  # given statistics 2, weight 1, bias 1; both parameters, both statistics
+        (True, True, 7 * 72, 4 * 4 * 4, 288 + 32),  # computed statistics 5; the running ones are written back
+        (True, False, 7 * 72, 2 * 4 * 4, 288),
+    ],
+)
+def test_batch_norm(*, training: bool, running: bool, flops: int, parameters: int, written: int) -> None:
+    """[2, 4, 9] in fp32: 72 elements, 4 channels."""
+    layer = BatchNorm(
+        batch=2, channels=4, spatial=9, weight=True, bias=True, running=running, training=training, dtype=DType.FP32
+    )
+    assert layer.vector_flops() == flops
+    assert layer.weight_bytes() == parameters
+    assert layer.traffic() == Traffic(weights_read=parameters, activations_read=288, written=written)
+    assert layer.activation_bytes() == 288
