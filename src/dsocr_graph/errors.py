@@ -36,6 +36,8 @@ class MissingKernelError(DsocrGraphError, ImportError):
 class CaptureError(DsocrGraphError, RuntimeError):
     """A model, or a stage of it, that torch.export cannot capture."""
 
+    other_stages: bool = False  # whether there are stages beside the one that fails
+
 
 class MissingLoweringError(DsocrGraphError, LookupError):
     """ATen operators for which no lowering rule exists."""

@@ -47,6 +47,8 @@ _FAULT = (
     "that is a fault of how dsocr_graph describes such models, not of the configuration: report it with the "
     "configuration, or describe the stages yourself by a factory (package.module:function)"
 )
+_NO_FORWARD = 'is missing the required "forward" function'  # of torch, for a module that defines none
+_NO_KERNEL = ("no fake impl", "Could not run", "with Meta tensors", "doesn't have a kernel", "no meta")
 _MOST_LINES = 6  # of what torch says
 _MOST_INPUTS = 6  # of the example inputs, by shape
 
@@ -119,7 +121,7 @@ def explained(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mappi
     said = "\n    ".join(_said(error))
     return CaptureError(
         f"stage {stage.name!r} cannot be captured: {reason.what}\n{place}  {type(error).__name__}: {said}\n"
-        f"  {reason.advice}; --allow-partial reports the other stages"
+        f"  {reason.advice}"
     )
 
 
@@ -150,7 +152,7 @@ def nothing_printed() -> Generator[None]:
 
 
 def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping[str, FixedDim]) -> _Reason:
-    from torch._dynamo.exc import UserError, UserErrorType
+    from torch._dynamo.exc import TorchDynamoException, UserError, UserErrorType
 
     kind = error.error_type if isinstance(error, UserError) else None
     site = sites.raised(error)
@@ -170,10 +172,22 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
             advice="declare them in the order of the inputs, or by the names of forward's arguments",
             site=None,
         )
-    if isinstance(error, UnsupportedOperatorException | NotImplementedError) or "no fake impl" in str(error):
+    if isinstance(error, NotImplementedError) and _NO_FORWARD in str(error):
+        return _Reason(
+            what="a module is called that has no forward, such as an nn.ModuleList",
+            advice="call its parts there, or give it a forward",
+            site=site,
+        )
+    if isinstance(error, UnsupportedOperatorException) or _lacks_kernel(error):
         return _Reason(
             what="an operator has no implementation for tensors without data",
             advice="give a custom operator one by torch.library.register_fake, or choose another",
+            site=site,
+        )
+    if isinstance(error, TorchDynamoException):
+        return _Reason(
+            what="what it gives to a higher-order operator, such as torch.cond, cannot be traced",
+            advice="let branches, bodies of loops and the functions of flex_attention hold operators on tensors alone",
             site=site,
         )
     if _runs_alone(stage):
@@ -187,6 +201,11 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
         advice="give inputs that the module runs on, or correct the module",
         site=site,
     )
+
+
+def _lacks_kernel(error: Exception) -> bool:
+    """Whether torch says that an operator has no implementation; code of the user's may raise the same class."""
+    return any(text in str(error) for text in _NO_KERNEL)
 
 
 def _dims_refused(fixed: Mapping[str, FixedDim]) -> _Reason:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.call_sites import CallSites
 from dsocr_graph.export_errors import FixedDim, explained, nothing_printed, require_inputs
+from dsocr_graph.export_shapes import symbolic_shapes
 from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
 
@@ -61,6 +62,8 @@ def exported(stage: StageSpec, model: nn.Module) -> Exported:
             _no_stack_traces(),
             nothing_printed(),
             _shared_symbols(stage),
+            _flex_attention_on_meta(),
+            symbolic_shapes(),
             _noting_fixed_dims(stage, recorder, fixed),
             recorder,
         ):
@@ -86,6 +89,18 @@ def _no_stack_traces() -> Generator[None]:
         yield
     finally:
         config.do_not_emit_stack_traces = before
+
+
+@contextmanager
+def _flex_attention_on_meta() -> Generator[None]:
+    """Let flex_attention take tensors without data on `meta` too: it refuses any device that it has no kernel for."""
+    flex: Any = importlib.import_module("torch.nn.attention.flex_attention")
+    before = flex._validate_device
+    flex._validate_device = lambda *tensors: None
+    try:
+        yield
+    finally:
+        flex._validate_device = before
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class OpCall:
     scope: tuple[ScopeFrame, ...]  # root first
     function: str  # innermost named function of the model's code; "forward" where there is none
     tensors: tuple[TensorSpec, ...] = field(repr=False)  # the graph's table, shared
+    assumption: str = ""  # what is taken for granted of whether it runs; "" where it does
 
     @property
     def module(self) -> str:
@@ -193,6 +194,32 @@ class ParameterSpec:
 
 
 @frozen(kw_only=True)
+class BufferSpec:
+    """A registered buffer of the model, persistent or not.
+
+    Examples
+    --------
+    >>> frequencies = BufferSpec(name="rotary.inv_freq", elements=64, itemsize=2, is_floating=True)
+    >>> frequencies.bytes, frequencies.bytes_in(DType.FP32)
+    (128, 256)
+    """
+
+    name: str
+    elements: int  # of its storage, 0 where a parameter or a buffer before it has the same
+    itemsize: int  # bytes
+    is_floating: bool  # whether a cast of the model casts it
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        return self.elements * self.itemsize
+
+    def bytes_in(self, dtype: DType | None) -> int:
+        """Return the size in memory of a model cast to a type; None: as it is."""
+        return self.elements * dtype.itemsize if dtype is not None and self.is_floating else self.bytes
+
+
+@frozen(kw_only=True)
 class OpGraph:
     """One stage of a model as ATen calls, in the order in which they run.
 
@@ -215,7 +242,7 @@ class OpGraph:
 
 @frozen(kw_only=True)
 class CapturedModel:
-    """A model as captured: its modules and parameters, and one graph per stage."""
+    """A model as captured: its modules, parameters and buffers, and one graph per stage."""
 
     name: str
     variant: Mapping[str, str]
@@ -223,3 +250,4 @@ class CapturedModel:
     parameters: tuple[ParameterSpec, ...]
     graphs: tuple[OpGraph, ...]
     provenance: Mapping[str, str]
+    buffers: tuple[BufferSpec, ...] = ()

@@ -9,7 +9,8 @@ import networkx as nx
 from attrs import field, frozen
 
 from dsocr_graph.ir import CapturedModel, ModuleSpec, OpCall, OpGraph, ParameterSpec, TensorRef, TensorSpec
-from modelmeter.dims import Dim, product, to_text, total
+from modelmeter.dim_text import to_text
+from modelmeter.dims import Dim, product, total
 
 _CONTAINERS = frozenset({"ModuleList", "ModuleDict"})
 
@@ -27,6 +28,7 @@ class ScopeNode:
     parallel: Mapping[str, int]  # calls of one instance by its caller, per stage: `parfor N`
     parameters: int  # own elements, all instances together
     parameter_bytes: int
+    buffer_bytes: int  # of its own buffers, all instances together
     fan_in: int  # nodes outside it whose results it or its children read
     fan_out: int  # nodes outside it that read its or its children's results
 
@@ -146,6 +148,9 @@ class _Tree:
         self._captured = captured
         self._specs: dict[str, ModuleSpec] = {module.path: module for module in captured.modules}
         self._parameters: dict[str, ParameterSpec] = {item.name: item for item in captured.parameters}
+        self._buffer_bytes: Counter[str] = Counter()
+        for buffer in captured.buffers:
+            self._buffer_bytes[buffer.name.rpartition(".")[0]] += buffer.bytes
         self._children: dict[str, list[str]] = {module.path: [] for module in captured.modules}
         for module in captured.modules:
             if module.path:
@@ -250,6 +255,7 @@ class _Tree:
             parallel={stage: count for stage, count in self._entries.get(paths[0], {}).items() if count > 1},
             parameters=sum(item.elements for item in own),
             parameter_bytes=sum(item.bytes for item in own),
+            buffer_bytes=sum(self._buffer_bytes[path] for path in paths),
             fan_in=len(list(fans.successors(("in", identifier)))) if ("in", identifier) in fans else 0,
             fan_out=len(list(fans.successors(("out", identifier)))) if ("out", identifier) in fans else 0,
         )
@@ -284,6 +290,7 @@ def call_signature(call: OpCall) -> Hashable:
         tuple((name, _argument_text(call, value)) for name, value in call.arguments.items()),
         tuple(_tensor_text(tensor) for tensor in call.writes),
         call.is_view,
+        call.assumption,
     )
 
 

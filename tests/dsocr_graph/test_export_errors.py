@@ -88,7 +88,7 @@ def test_inputs_of_a_wrong_shape_name_the_operator_that_refuses_them() -> None:
     assert place == "  in module 1 (Linear), function forward, operator linear"
     assert "[3, 5]" in reason
     assert "[4, 2]" in reason  # the layer's weight
-    assert advice.startswith("  give inputs that the module runs on, or correct the module; --allow-partial reports")
+    assert advice == "  give inputs that the module runs on, or correct the module"
 
 
 def test_an_error_between_operators_names_no_operator() -> None:
@@ -209,6 +209,27 @@ def test_an_operator_without_a_kernel_for_no_data_is_told_apart() -> None:
     assert "has no implementation for tensors without data" in said
     assert "torch.library.register_fake" in said
     assert "in module 1 (Gate)" in said
+
+
+def test_a_module_without_a_forward_is_no_missing_kernel() -> None:
+    """A list of layers that is called as one; the module that calls it is the place."""
+    model = nn.Sequential(nn.ModuleList([nn.Linear(4, 4, device="meta")]))
+    said = refusal(model, meta(3, 4))
+    assert "a module is called that has no forward, such as an nn.ModuleList" in said
+    assert "  in module (root) (Sequential), function forward\n" in said
+    assert "call its parts there" in said
+    assert "register_fake" not in said
+
+
+def test_what_a_model_leaves_unimplemented_is_no_missing_kernel() -> None:
+    """Code of the user's raises NotImplementedError: its forward fails, and no operator is to blame."""
+
+    def unfinished(x: Tensor) -> Tensor:
+        raise NotImplementedError("later")
+
+    said = refusal(scaled_then(unfinished), meta(3, 4))
+    assert "its forward fails on the example inputs" in said
+    assert "in module 1 (Gate), function unfinished" in said
 
 
 def test_an_error_of_a_second_stage_names_nothing_of_the_first() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -10,11 +12,14 @@ from torch import Tensor
 from torch.export import Dim
 
 from dsocr_graph.errors import ModelInputError
+from dsocr_graph.models.stage_spec import linear_in
 from modelmeter import dims
 from modelmeter.errors import DimError
 
 LARGEST_SIZE = 131_072
 """The largest size of a dim that is captured; a bound keeps the exporter's arithmetic in 64 bits."""
+
+_DERIVED = re.compile(r"(?:([1-9]\d*)\*)?([^\W\d]\w*)([+-]\d+)?")  # factor * name + offset
 
 
 @frozen(kw_only=True)
@@ -44,6 +49,8 @@ def dynamic_shapes(declared: object, inputs: Mapping[str, object]) -> list[Any]:
     >>> import torch
     >>> dynamic_shapes({"x": {0: "B"}}, {"x": torch.empty(3, 4), "scale": 2.0})
     [{0: Dim('B', min=1, max=131072)}, None]
+    >>> dynamic_shapes({"pairs": {0: "2*N"}, "x": {0: "N"}}, {"pairs": torch.empty(6), "x": torch.empty(3)})
+    [{0: 2*N}, {0: Dim('N', min=1, max=131072)}]
     """
     known: dict[str, _NamedDim] = {}
     listed = zip(inputs.items(), _listed(declared, tuple(inputs)), strict=True)
@@ -58,6 +65,7 @@ def declared_limits(declared: object) -> dict[str, int]:
     >>> declared_limits({"x": {0: "B", 1: Dim("S", max=512)}})
     {'S': 512}
     """
+    declared = getattr(declared, "root", declared)  # of a size that is derived
     if isinstance(declared, Dim):
         return {declared.__name__: declared.max} if isinstance(declared.max, int) else {}
     if isinstance(declared, Mapping):
@@ -141,36 +149,88 @@ def _tensor_shape(tensor: Tensor, spec: object, name: str, known: dict[str, _Nam
             raise ModelInputError(f"dims of {name} name axis {axis!r}; it has {tensor.dim()} axes, counted from 0")
         if not isinstance(label, str | Dim):
             raise ModelInputError(
-                f"axis {axis} of {name} is called {label!r}; a dim's name is a word, such as 'B', and one that has a "
-                "largest size a torch.export.Dim, such as Dim('S', max=512)"
-            )
-        size = tensor.shape[axis]
-        if size < 2:
-            raise ModelInputError(
-                f"dim {_name(label)!r} has size {size} in the example input {name}; torch.export takes a size below "
-                "2 for a constant, so give an example of 2 or more"
+                f"axis {axis} of {name} is called {label!r}; a dim's name is a word, such as 'B', or a multiple of "
+                "one, such as '2*N', and one that has a largest size a torch.export.Dim, such as Dim('S', max=512)"
             )
         if axis % tensor.dim() in shape:
             raise ModelInputError(f"dims of {name} name axis {axis % tensor.dim()} twice; name it once")
-        first = known.setdefault(
-            _name(label), _NamedDim(dim=_dim(label, f"axis {axis} of {name}"), size=size, where=name)
-        )
+        declared = _declared(label, f"axis {axis} of {name}")
+        size = _example_size(declared, tensor.shape[axis], name)
+        first = known.setdefault(declared.name, _NamedDim(dim=declared.dim, size=size, where=name))
         if first.size != size:
             raise ModelInputError(
-                f"dim {_name(label)!r} has size {first.size} in the example input {first.where} and {size} in {name}; "
+                f"dim {declared.name!r} has size {first.size} in the example input {first.where} and {size} in {name}; "
                 "one name is one size, so give equal sizes or another name"
             )
-        shape[axis % tensor.dim()] = first.dim
+        shape[axis % tensor.dim()] = declared.of(first.dim)
     return shape
 
 
-def _name(label: str | Dim) -> str:
-    return label if isinstance(label, str) else label.__name__
+@frozen(kw_only=True)
+class _Declared:
+    """A size as declared: factor * dim + offset."""
+
+    dim: Dim
+    factor: int = 1
+    offset: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.dim.__name__
+
+    @property
+    def text(self) -> str:
+        factor = f"{self.factor}*" if self.factor > 1 else ""
+        offset = f" {'+' if self.offset > 0 else '-'} {abs(self.offset)}" if self.offset else ""
+        return f"{factor}{self.name}{offset}"
+
+    def of(self, dim: Dim) -> Dim:
+        """Return the size in terms of a dim, as torch.export takes it.
+
+        Arithmetic on a `Dim` makes the same, but fails on names that sympy has for its own, such as N and S.
+        """
+        if (self.factor, self.offset) == (1, 0):
+            return dim
+        shapes: Any = importlib.import_module("torch.export.dynamic_shapes")
+        return shapes._DerivedDim(self.text, dim, lambda size: self.factor * size + self.offset)
 
 
-def _dim(label: str | Dim, where: str) -> Dim:
+def _example_size(declared: _Declared, size: int, where: str) -> int:
+    """Return the size of a dim in an example, by that of an axis."""
+    found, rest = divmod(size - declared.offset, declared.factor)
+    if rest:
+        raise ModelInputError(
+            f"the example input {where} has size {size} where {declared.text} is declared, which it is for no "
+            f"{declared.name}; give an example of such a size"
+        )
+    if found < 2:
+        raise ModelInputError(
+            f"dim {declared.name!r} has size {found} in the example input {where}; torch.export takes a size below "
+            "2 for a constant, so give an example of 2 or more"
+        )
+    return found
+
+
+def _declared(label: str | Dim, where: str) -> _Declared:
+    """Return what is declared of an axis: a name, a `Dim`, or a multiple of one, more or less a number."""
+    if isinstance(label, Dim):
+        name, factor, offset = linear_in(label)
+        return _Declared(dim=_dim(getattr(label, "root", label), name, where), factor=factor, offset=offset)
+    if label.isidentifier():
+        return _Declared(dim=_dim(None, label, where))
+    found = _DERIVED.fullmatch(label.replace(" ", ""))
+    if found is None:
+        raise ModelInputError(
+            f"the dim of {where} is {label!r}; call it 'B', for example, or write a multiple of one dim, more or less "
+            "a number, such as '2*N + 1'"
+        )
+    factor, name, offset = found.groups()
+    return _Declared(dim=_dim(None, name, where), factor=int(factor or 1), offset=int(offset or 0))
+
+
+def _dim(given: Dim | None, name: str, where: str) -> Dim:
     try:
-        dims.symbol(_name(label))
+        dims.symbol(name)
     except DimError as error:
         raise ModelInputError(f"the dim of {where}: {error}; call it 'B', for example") from error
-    return Dim(label, min=1, max=LARGEST_SIZE) if isinstance(label, str) else label
+    return Dim(name, min=1, max=LARGEST_SIZE) if given is None else given

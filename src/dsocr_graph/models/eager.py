@@ -18,7 +18,8 @@ def eager(module: object) -> nn.Module:
     Raises
     ------
     ModelInputError
-        When it is no module, or a part of it is scripted, compiled or replicated; the message says what to give.
+        When it is no module, has no forward, or a part of it is scripted, compiled or replicated; the message says what
+        to give.
 
     Examples
     --------
@@ -42,6 +43,11 @@ def eager(module: object) -> nn.Module:
         for kind, remedy in _other_than_eager(part):
             where = f"module {path} of the model" if path else "the model"
             raise ModelInputError(f"{where} is {kind} ({type(part).__name__}); {remedy}")
+    if getattr(module.forward, "__func__", None) is nn.Module.forward:
+        raise ModelInputError(
+            f"the model is a {type(module).__name__}, which has no forward and runs nothing by itself; give a module "
+            "whose forward calls its parts, such as an nn.Sequential of them"
+        )
     return module
 
 

@@ -85,8 +85,9 @@ def model_named(name: str) -> NamedModel:
     """
     if name not in MODELS:
         raise UnknownModelError(
-            f"unknown model {name!r}; known models: {', '.join(sorted(MODELS))}. Any other is analyzed by the path of "
-            "its config.json, or by a factory as package.module:function"
+            f"unknown model {name!r}; known models: {', '.join(sorted(MODELS))}. Any other one has no name here: "
+            "`analyze`, `verify`, `figures`, `formulas`, `sweep` and `parallel` take it by the path of its config.json,"
+            " or by a factory as package.module:function"
         )
     return MODELS[name]
 

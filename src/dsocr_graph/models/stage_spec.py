@@ -30,6 +30,8 @@ class StageSpec:
         Positions of the KV cache among the flattened inputs and outputs.
     limits : mapping of str to int
         The largest size of each dim that a user bounds. The bounds of the other `Dim`s are for the exporter alone.
+    left_out : str
+        Why the stage cannot be captured, where that is known before; it is then left out, and said to be.
     configured : bool
         Whether the stage follows from a model's configuration, so that nobody who gives that can change its dims.
     """
@@ -44,6 +46,7 @@ class StageSpec:
     kv_inputs: tuple[int, ...] = ()
     kv_outputs: tuple[int, ...] = ()
     limits: Mapping[str, int] = field(factory=dict)  # elements
+    left_out: str = ""
     configured: bool = False
 
 
@@ -67,3 +70,41 @@ def declared_leaves(declared: object) -> Iterator[Mapping[int, Any] | None]:
     else:
         for item in cast("Iterable[object]", declared):
             yield from declared_leaves(item)
+
+
+def example_sizes(stage: StageSpec) -> dict[str, int]:
+    """Return the size of each dim in a stage's example inputs; needs torch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.export import Dim
+    >>> shapes = ({0: Dim("B")},)
+    >>> module, x = torch.nn.ReLU(), torch.empty(3, 4)
+    >>> example_sizes(StageSpec(name="forward", description="", module=module, inputs=(x,), dynamic_shapes=shapes))
+    {'B': 3}
+    """
+    from torch.utils._pytree import tree_leaves
+
+    found: dict[str, int] = {}
+    for value, axes in zip(tree_leaves(stage.inputs), declared_leaves(stage.dynamic_shapes), strict=False):
+        for axis, dim in (axes or {}).items():
+            if dim is not None:
+                name, factor, offset = linear_in(dim)
+                found[name] = (value.shape[axis] - offset) // factor
+    return found
+
+
+def linear_in(dim: Any) -> tuple[str, int, int]:  # noqa: ANN401 - torch's Dim is no type
+    """Return name, factor and offset of a size: factor * name + offset, which is 1 and 0 unless it is derived.
+
+    Examples
+    --------
+    >>> from torch.export import Dim
+    >>> linear_in(Dim("B")), linear_in(2 * Dim("T") + 1)
+    (('B', 1, 0), ('T', 2, 1))
+    """
+    if not hasattr(dim, "root"):
+        return dim.__name__, 1, 0
+    offset = int(dim.fn(0))
+    return dim.root.__name__, int(dim.fn(1)) - offset, offset

@@ -13,12 +13,11 @@ from typing import Any, cast
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from dsocr_graph.errors import FactoryError, ModelInputError
 from dsocr_graph.models.declared_dims import declared_limits, dynamic_shapes
 from dsocr_graph.models.eager import eager
-from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+from dsocr_graph.models.stage_spec import StageSpec, example_sizes
 
 _DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 
@@ -46,24 +45,24 @@ class UserModel:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """What reports say of the variant: the types of the weights, that of most elements first."""
+        """What reports say of the variant: the types of the weights, that of most elements first, or that none are."""
         elements = Counter[str]()
         for parameter in self.module.parameters():
             name = _DTYPES.get(parameter.dtype) or str(parameter.dtype).removeprefix("torch.")
             elements[name] += parameter.numel()
-        return {"dtype": " and ".join(name for name, _ in elements.most_common())} if elements else {}
+        return {"dtype": " and ".join(name for name, _ in elements.most_common())} if elements else {"weights": "none"}
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
         """By stage, the size of each dim in the example inputs."""
-        return {stage.name: _sizes(stage) for stage in self.stages}
+        return {stage.name: example_sizes(stage) for stage in self.stages}
 
     @property
     def limits(self) -> Mapping[str, int]:
         """The largest size of each dim that every stage which has it bounds."""
         found: dict[str, list[int | None]] = {}
         for stage in self.stages:
-            for name in _sizes(stage):
+            for name in example_sizes(stage):
                 found.setdefault(name, []).append(stage.limits.get(name))
         return {
             name: max(largest for largest in sizes if largest is not None)
@@ -270,13 +269,3 @@ def _named_arguments(module: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any,
         )
     last = max((index for index, name in enumerate(bound.arguments) if name in inputs), default=-1)
     return bound.args[: last + 1]
-
-
-def _sizes(stage: StageSpec) -> dict[str, int]:
-    """Return the size of each dim in a stage's example inputs."""
-    return {
-        dim.__name__: value.shape[axis]
-        for value, axes in zip(tree_leaves(stage.inputs), declared_leaves(stage.dynamic_shapes), strict=True)
-        for axis, dim in (axes or {}).items()
-        if dim is not None
-    }

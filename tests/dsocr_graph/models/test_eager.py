@@ -32,6 +32,10 @@ OTHERS: dict[str, tuple[Callable[[], object], str]] = {
     "in place": (in_place, "compiled in place by its method compile .*leave that call out"),
     "replicated": (lambda: nn.DataParallel(nn.Linear(4, 2)), "replicated over devices .*its attribute module"),
     "exported": (lambda: torch.export.export(nn.Linear(4, 2), (X,)), "an ExportedProgram, .*give the nn.Module"),
+    "list": (
+        lambda: nn.ModuleList([nn.Linear(4, 2)]),
+        "the model is a ModuleList, which has no forward .*nn.Sequential",
+    ),
     "class": (lambda: nn.Linear, "the model is the class Linear; give an nn.Module"),
     "function": (lambda: torch.relu, "the model is a builtin_function_or_method; give an nn.Module"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_the_types_of_the_weights_are_named_that_of_most_elements_first(module: 
 
 def test_a_model_without_weights_has_no_type() -> None:
     """Its tensors have the types of its inputs."""
-    assert user_model(nn.ReLU(), torch.empty(2, 2)).facts == {}
+    assert user_model(nn.ReLU(), torch.empty(2, 2)).facts == {"weights": "none"}
 
 
 def test_tensors_inside_an_input_have_dims_of_their_own() -> None:
@@ -134,16 +135,57 @@ def test_variable_arguments_are_captured() -> None:
     assert evaluate_stage(analytic, "forward", B=10).total.cost.vector_flops == 2 * 4 * 10
 
 
+class Paired(nn.Module):
+    """A linear layer on the sums of two rows each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """[2 * N, 4], and [N, 4] each -> [N, 2]."""
+        return self.linear(sum(others, x.reshape(-1, 2, 4).sum(1)))
+
+
+@pytest.mark.parametrize("label", ["2*N", "2 * N", 2 * Dim("T", max=64)])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_size_may_be_a_multiple_of_another(label: Any, beside: bool) -> None:
+    """Ten rows are five pairs: 2 x N x 4 x 2 FLOPs, whether something else has N rows or not, before or after."""
+    name = "N" if isinstance(label, str) else "T"
+    inputs = [torch.empty(10, 4), *([torch.empty(5, 4)] if beside else [])]
+    model = user_model(Paired(), inputs, dims=[{0: label}, {0: name}][: len(inputs)])
+    assert model.sizes == {"forward": {name: 5}}
+    assert model.limits == ({} if name == "N" else {"T": 64})
+    analytic = compiled(model.module, *model.stages)
+    assert analytic.stage("forward").dims == (name,)
+    (linear,) = [leaf for leaf in analytic.leaves if leaf.op == "aten::linear"]
+    assert str(linear.layer.matmul_flops()) == f"16*{name}"
+    (summed,) = [leaf for leaf in analytic.leaves if leaf.op == "aten::sum"]
+    assert str(summed.layer.traffic().bytes) == f"48*{name}"  # 2 x 4 x 4 bytes read, 4 x 4 written
+
+
+def test_a_size_may_be_one_more_than_a_multiple() -> None:
+    """Seven rows of three pairs and one: 2 x N + 1 rows of the layer, 16 FLOPs each."""
+    model = user_model(nn.Linear(4, 2), torch.empty(7, 4), dims={"input": {0: "2*N + 1"}})
+    assert model.sizes == {"forward": {"N": 3}}
+    (leaf,) = compiled(model.module, *model.stages).leaves
+    assert str(leaf.layer.matmul_flops()) == "32*N + 16"
+
+
 @pytest.mark.parametrize(
     ("inputs", "dims", "message"),
     [
+        ([torch.empty(3, 3, 4)], {"x": {0: "2*B"}}, r"x has size 3 where 2\*B is declared, which it is for no B"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "2*B"}}, "dim 'B' has size 1 in the example input x; .*below 2 for a const"),
+        ([torch.empty(4, 3, 4)], {"x": {0: "2*B", 1: "B"}}, "'B' has size 2 in the example input x and 3 in x"),
+        ([torch.empty(4, 3, 4)], {"x": {0: "B/2"}}, r"axis 0 of x is 'B/2'; .* such as '2\*N \+ 1'"),
         ("x", None, "inputs of Scaled are a str; give a tensor"),
         ({"y": torch.empty(2)}, None, "its arguments are x, scale, extras"),
         ([torch.empty(2, 3, 4)], {"y": {0: "B"}}, "dims are declared for y, which is no input; the inputs are x"),
         ([torch.empty(2, 3, 4)], [{0: "B"}, None], "dims are declared for 2 inputs of 1"),
         ([torch.empty(2, 3, 4)], {"x": {3: "B"}}, "dims of x name axis 3; it has 3 axes"),
         ([torch.empty(2, 3, 4)], {"x": {0: 2}}, "a dim's name is a word"),
-        ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "the dim of axis 0 of x: '2B' cannot name a dim"),
+        ([torch.empty(2, 3, 4)], {"x": {0: "2B"}}, "the dim of axis 0 of x is '2B'; call it 'B', for "),
         ([torch.empty(2, 3, 4)], {"x": {0: "lambda"}}, "'lambda' cannot name a dim: .* no Python keyword"),
         ([torch.empty(2, 3, 4)], {"x": {0: "Max"}}, "'Max' cannot name a dim: .*none of .*'Max'"),
         ([torch.empty(2, 3, 4)], {"x": {0: "_B"}}, "'_B' cannot name a dim: .*starts with a letter"),
@@ -340,10 +382,12 @@ def two_stages() -> tuple[nn.Module, StageSpec, StageSpec]:
 
 
 def test_a_stage_that_cannot_be_captured_is_an_error() -> None:
-    """No partial model by default; the message names the stage and how to go on without it."""
+    """No partial model by default; the error names the stage, and knows whether there are others."""
     root, good, bad = two_stages()
-    with pytest.raises(CaptureError, match=r"(?s)stage 'bad' cannot be captured.*--allow-partial reports"):
-        compiled(root, good, bad)
+    for stages in ([good, bad], [bad]):
+        with pytest.raises(CaptureError, match=r"stage 'bad' cannot be captured") as caught:
+            compiled(root, *stages)
+        assert caught.value.other_stages is (len(stages) > 1)
 
 
 def test_a_partial_model_says_so() -> None:

@@ -15,6 +15,7 @@ from dsocr_graph.models.from_transformers.configuration import (
     positions_of,
     quantization_of,
     read_settings,
+    stated_dtype,
     transformers_config,
     with_positions,
 )
@@ -51,6 +52,7 @@ class TransformersModel:
     attention: str = "sdpa"  # what is captured unless told otherwise: the best implementation that its classes have
     positions: Mapping[str, Any] = field(factory=dict)  # by the configuration class; none: as the settings state them
     quantization: str = ""  # of the published weights, for reports that leave it out; none where the source says it
+    stated_dtype: str = ""  # by the configuration; none: as for quantization
     code: TrustedCode | None = None  # beside the configuration; None: transformers' own
 
     @property
@@ -64,9 +66,14 @@ class TransformersModel:
         return decisive if self.code is None else {**decisive, "code": self.code.digest}
 
     def variant(self, dtype: str, attention: str) -> TransformersVariant:
-        """Return the variant to capture, with the quantisation that its dtype leaves out."""
+        """Return the variant to capture, with what the configuration says otherwise: its quantisation, its type."""
         left_out = "" if dtype == FP8 else self.quantization
-        return TransformersVariant(dtype=dtype, attention=attention, quantization=left_out and f"{left_out} (left out)")
+        return TransformersVariant(
+            dtype=dtype,
+            attention=attention,
+            quantization=left_out and f"{left_out} (left out)",
+            stated_dtype="" if dtype in {FP8, self.stated_dtype} else self.stated_dtype,
+        )
 
     def build(self, variant: TransformersVariant) -> tuple[nn.Module, tuple[StageSpec, ...]]:
         """Return the model on `meta` and its stages; needs torch and transformers.
@@ -147,7 +154,7 @@ def model_from_config(
         When it is no configuration of a model that can be captured.
     """
     from dsocr_graph.models.from_transformers.families import family_of, trusted_family_of
-    from dsocr_graph.models.from_transformers.load import model_class
+    from dsocr_graph.models.from_transformers.load import best_attention, model_class
 
     settings = read_settings(path)
     code = _trusted(settings, Path(path), progress) if trust_remote_code else None
@@ -155,9 +162,10 @@ def model_from_config(
         config = transformers_config(settings, source=str(path))
         family, class_name = family_of(config)
         built, positions = model_class(class_name), positions_of(config)
+        attention = best_attention(built, config)
     else:
         family, built = trusted_family_of(code)
-        positions = {}
+        positions, attention = {}, best_attention(built)
     return TransformersModel(
         name=name or _default_name(Path(path)),
         description=f"{built.__name__} of a configuration file{' and the code beside it' if code else ''}",
@@ -166,7 +174,8 @@ def model_from_config(
         family=family,
         positions=positions,
         quantization=quantization_of(settings),
-        attention="sdpa" if getattr(built, "_supports_sdpa", False) else "eager",
+        stated_dtype=stated_dtype(settings),
+        attention=attention,
         code=code,
     )
 

@@ -86,15 +86,20 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
     >>> prefill.dynamic_shapes, decode.kv_inputs
     ({'input_ids': {0: Dim('B', min=1, max=4096), 1: Dim('S', min=1, max=1048576)}}, (1, 2, 3, 4))
     """
+    scaled = fixed_frequencies(model)
     prefill, decode = PrefillStage(model), DecodeStage(model)
     layout = cache_layout(model)
-    B, S, T = (Dim(name, min=1, max=LARGEST[name]) for name in "BST")
+    longest = numbered_positions(model)
+    B = Dim("B", min=1, max=LARGEST["B"])
+    S, T = Dim("S", min=1, max=longest or LARGEST["S"]), Dim("T", min=1, max=longest - 1 if longest else LARGEST["T"])
     cached = tuple(range(1, 1 + len(layout.tensors)))
     example = example_sizes(layout)
+    if longest:
+        example |= {"S": min(example["S"], longest), "T": min(example["T"], longest - 1)}
     return (
         StageSpec(
             name="prefill",
-            description="B documents of S tokens: logits of the last position and the cache",
+            description=f"B documents of S tokens: logits of the last position and the cache{scaled}",
             module=prefill,
             inputs=language_inputs(model, layout, "prefill", **example),
             dynamic_shapes={"input_ids": {0: B, 1: S}},
@@ -103,7 +108,7 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
         ),
         StageSpec(
             name="decode",
-            description="one step of B documents with T cached tokens each",
+            description=f"one step of B documents with T cached tokens each{scaled}",
             module=decode,
             inputs=language_inputs(model, layout, "decode", **example),
             dynamic_shapes={"input_ids": {0: B}, "cache": layout.dynamic_shapes(B, T)},
@@ -113,6 +118,36 @@ def language_stages(model: PreTrainedModel) -> tuple[StageSpec, ...]:
             kv_outputs=cached,
         ),
     )
+
+
+def fixed_frequencies(model: nn.Module) -> str:
+    """Let rotary embeddings whose frequencies grow with the text keep those that they start with.
+
+    transformers computes "dynamic" ones anew, a vector for all layers, when a text outgrows the length that the model
+    was made for; it asks for the values of positions to find out. Returns what to say of that, "" where nothing grows.
+    """
+    found = ""
+    module: Any  # whose rope_type is no tensor
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if isinstance(kind, str) and "dynamic" in kind:
+            module.rope_type = "default"
+            found = "; the frequencies of dynamic RoPE as within the length that the model was made for"
+    return found
+
+
+def numbered_positions(model: nn.Module) -> int | None:
+    """Return how many positions a model numbers in a buffer, from which it cuts those of a text; None without one.
+
+    Examples
+    --------
+    >>> module = nn.Module()
+    >>> module.register_buffer("position_ids", torch.arange(512)[None])
+    >>> numbered_positions(module), numbered_positions(nn.Linear(4, 2))
+    (512, None)
+    """
+    sizes = [buffer.shape[-1] for name, buffer in model.named_buffers() if name.rpartition(".")[2] == "position_ids"]
+    return min(sizes, default=None)
 
 
 def example_sizes(layout: CacheLayout) -> dict[str, int]:

@@ -158,6 +158,22 @@ def quantization_of(settings: Mapping[str, Any]) -> str:
     return f"{method} of {known['bits']} bits" if "bits" in known else method
 
 
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float64": "fp64"}
+
+
+def stated_dtype(settings: Mapping[str, Any]) -> str:
+    """Return the type that a configuration states for its weights; "" where it states none.
+
+    Examples
+    --------
+    >>> stated_dtype({"torch_dtype": "float16"}), stated_dtype({"text_config": {"dtype": "bfloat16"}}), stated_dtype({})
+    ('fp16', 'bf16', '')
+    """
+    parts = (settings, settings.get(_TEXT) or {})
+    stated = next((str(part[name]) for part in parts for name in ("dtype", "torch_dtype") if part.get(name)), "")
+    return _DTYPES.get(stated.removeprefix("torch."), stated)
+
+
 def with_positions(settings: Mapping[str, Any], positions: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that state the positions of `positions_of`.
 

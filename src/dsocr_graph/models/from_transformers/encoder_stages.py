@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -44,6 +45,56 @@ class TextEncoderStage(EncoderStage):
         return self.features(input_ids)
 
 
+class ImageTowerStage(EncoderStage):
+    """B images, by the encoder of images of a model that has one of texts too."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, channels, height, width] -> features [B, width of what is compared]."""
+        with masks_as_run():
+            return self.root.get_image_features(pixel_values).pooler_output
+
+
+class TextTowerStage(EncoderStage):
+    """B texts of equal length, without padding."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[B, S] -> features [B, width of what is compared]."""
+        with masks_as_run():
+            return self.root.get_text_features(input_ids).pooler_output
+
+
+def two_tower_stages(model: Any) -> tuple[StageSpec, ...]:  # noqa: ANN401 - of transformers
+    """Return the stages of a model on `meta` that has an encoder of images and one of texts.
+
+    Examples
+    --------
+    >>> from dsocr_graph.models.from_transformers.configuration import transformers_config
+    >>> from dsocr_graph.models.from_transformers.load import meta_model
+    >>> from dsocr_graph.models.from_transformers.variant import TransformersVariant
+    >>> layers = {"num_hidden_layers": 1}
+    >>> config = transformers_config({"model_type": "clip", "text_config": layers, "vision_config": layers})
+    >>> stages = two_tower_stages(meta_model(config, "CLIPModel", TransformersVariant()))
+    >>> [(stage.name, tuple(stage.inputs[0].shape)) for stage in stages]
+    [('encode_images', (3, 3, 224, 224)), ('encode_texts', (3, 39))]
+    """
+    (images,), (texts,) = image_encoder_stages(model), text_encoder_stages(model)
+    return (
+        evolve(
+            images,
+            name="encode_images",
+            description="B images: the features that are compared with those of texts",
+            module=ImageTowerStage(model),
+        ),
+        evolve(
+            texts,
+            name="encode_texts",
+            description="B texts of S tokens: the features that are compared with those of images; the comparison, one "
+            "product of both, is in no stage",
+            module=TextTowerStage(model),
+        ),
+    )
+
+
 def image_encoder_stages(model: Any) -> tuple[StageSpec, ...]:  # noqa: ANN401 - of transformers
     """Return the stage of an encoder on `meta`, at the size that its configuration names.
 
@@ -62,7 +113,8 @@ def image_encoder_stages(model: Any) -> tuple[StageSpec, ...]:  # noqa: ANN401 -
     >>> stage.name, tuple(stage.inputs[0].shape)
     ('encode', (3, 3, 224, 224))
     """
-    shape = (EXAMPLE["B"], model.config.num_channels, *_image_size(model.config))
+    vision = getattr(model.config, "vision_config", model.config)  # of a model that is made of several
+    shape = (EXAMPLE["B"], vision.num_channels, *_image_size(vision))
     return (
         StageSpec(
             name="encode",
@@ -88,7 +140,8 @@ def text_encoder_stages(model: Any) -> tuple[StageSpec, ...]:  # noqa: ANN401 - 
     >>> stage.dynamic_shapes
     {'input_ids': {0: Dim('B', min=1, max=4096), 1: Dim('S', min=1, max=512)}}
     """
-    longest = getattr(model.config, "max_position_embeddings", None) or LARGEST["S"]
+    text = getattr(model.config, "text_config", model.config)
+    longest = getattr(text, "max_position_embeddings", None) or LARGEST["S"]
     ids = torch.zeros(EXAMPLE["B"], min(EXAMPLE["S"], longest), dtype=torch.int64, device=model.device)
     B, S = Dim("B", min=1, max=LARGEST["B"]), Dim("S", min=1, max=longest)
     return (

@@ -13,6 +13,7 @@ from dsocr_graph.models.from_transformers import (
     speech,
     text_encoder,
     text_to_text,
+    two_towers,
 )
 from dsocr_graph.models.from_transformers.family import Family
 from dsocr_graph.models.from_transformers.trusted_code import TrustedCode
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     image_text.FAMILY,
     speech.FAMILY,
     text_to_text.FAMILY,
+    two_towers.FAMILY,
     text_encoder.FAMILY,
     causal_lm.FAMILY,
     image_encoder.FAMILY,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsocr_graph.models.from_transformers.family import Family
-from dsocr_graph.models.from_transformers.page_views import preprocessor_of
+from dsocr_graph.models.from_transformers.page_views import PREPROCESSORS, preprocessor_of
 from dsocr_graph.workloads.errors import ContextTooLongError
 from dsocr_graph.workloads.request import InvalidRequestError, Request, generation_runs
 from modelmeter.workload import Fact, StageRun, WorkloadItem
@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 
 def stages(model: nn.Module, config: PreTrainedConfig, variant: TransformersVariant) -> tuple[StageSpec, ...]:
-    """Return the stages of a model on `meta`; how it takes pages decides which vision stages it has.
-
-    Raises
-    ------
-    ModelConfigError
-        For a model type whose preprocessor is not known.
-    """
+    """Return the stages of a model on `meta`; how it takes pages decides which vision stages it has."""
     from dsocr_graph.models.from_transformers.image_text_stages import image_text_stages
 
-    return image_text_stages(model, preprocessor_of({"model_type": config.model_type}))
+    return image_text_stages(model, PREPROCESSORS.get(config.model_type))
 
 
 def fit(settings: Mapping[str, Any], stage: str, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -54,6 +48,8 @@ def runs(settings: Mapping[str, Any], request: Request) -> WorkloadItem:
     ------
     InvalidRequestError
         When there are no images: the prefill is captured with image features merged in.
+    ModelConfigError
+        For a model type whose preprocessor is not known.
     PageShapeError
         For a page that the model's preprocessor refuses.
     ContextTooLongError

@@ -24,8 +24,15 @@ VIEWS = 5
 MOST_VIEWS = 4096
 
 
-def image_text_stages(model: Any, preprocessor: Preprocessor) -> tuple[StageSpec, ...]:  # noqa: ANN401 - of transformers
-    """Return the stages of a model on `meta`: those of vision, then prefill and decode."""
+def image_text_stages(model: Any, preprocessor: Preprocessor | None) -> tuple[StageSpec, ...]:  # noqa: ANN401 - of transformers
+    """Return the stages of a model on `meta`: those of vision, then prefill and decode.
+
+    Without a preprocessor that is known, vision is one view of the size that the configuration names, where the model
+    takes one; else it is left out, with the reason.
+    """
+    if preprocessor is None:
+        _, decode = language_stages(model)
+        return (_one_view(model), _prefill(model, by_document=True), decode)
     if isinstance(preprocessor, PackedPages):
         return packed_stages(model)
     _, decode = language_stages(model)
@@ -82,6 +89,19 @@ class TileStage(nn.Module):
         return torch.cat([features.reshape(-1, features.shape[-1]), global_features], dim=0)
 
 
+class OneViewStage(nn.Module):
+    """One view, alone."""
+
+    def __init__(self, root: Any) -> None:  # noqa: ANN401 - any model with `get_image_features`
+        super().__init__()
+        self.root = root
+
+    def forward(self, pixel_values: Tensor) -> Tensor | list[Tensor]:
+        """[1, channels, height, width] -> image features, as the model has them."""
+        with masks_as_run():
+            return self.root.model.get_image_features(pixel_values).pooler_output
+
+
 class ImagePrefillStage(LanguageStage):
     """The prompt of B documents of equal length, N image tokens in each."""
 
@@ -135,6 +155,36 @@ def _view_stage(model: Any) -> StageSpec:  # noqa: ANN401 - of transformers
         inputs=(_empty(model, VIEWS, 3, side, side),),
         dynamic_shapes={"pixel_values": {0: Dim("V", min=1, max=MOST_VIEWS)}},
         root="root",
+    )
+
+
+def _one_view(model: Any) -> StageSpec:  # noqa: ANN401 - of transformers
+    """Return the stage of one view; left out where the model does not run on pixels alone, which on `meta` is free."""
+    name, stage = type(model).__name__, OneViewStage(model)
+    vision = getattr(model.config, "vision_config", None)
+    side = getattr(vision, "image_size", None)
+    if not isinstance(side, int):
+        return StageSpec(
+            name="vision",
+            description="",
+            module=stage,
+            inputs=(),
+            left_out=f"how a {name} takes a page is not known, and its configuration names no image_size of a view",
+        )
+    pixels = _empty(model, 1, getattr(vision, "num_channels", 3), side, side)
+    left_out = ""
+    try:
+        with torch.no_grad():
+            stage(pixels)
+    except Exception as error:  # any code of transformers
+        left_out = f"a {name} does not take a view of {side} x {side} pixels alone: {type(error).__name__}: {error}"
+    return StageSpec(
+        name="vision",
+        description=f"one view of {side} x {side} pixels: encoder and projector",
+        module=stage,
+        inputs=(pixels,),
+        root="root",
+        left_out=left_out,
     )
 
 

@@ -50,6 +50,22 @@ def model_class(name: str) -> type[nn.Module]:
         ) from error
 
 
+def best_attention(built: type[nn.Module], config: PreTrainedConfig | None = None) -> str:
+    """Return "sdpa" where a class has it, and so have the classes that it takes for its backbones; "eager" elsewhere.
+
+    Examples
+    --------
+    >>> best_attention(model_class("Qwen3ForCausalLM")), best_attention(model_class("GotOcr2ForConditionalGeneration"))
+    ('sdpa', 'eager')
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES
+
+    backbone = getattr(getattr(config, "backbone_config", None), "model_type", None)
+    names = [MODEL_FOR_BACKBONE_MAPPING_NAMES[backbone]] if backbone in MODEL_FOR_BACKBONE_MAPPING_NAMES else []
+    classes = [built, *map(model_class, names)]
+    return "sdpa" if all(getattr(each, "_supports_sdpa", False) for each in classes) else "eager"
+
+
 def meta_model(
     config: PreTrainedConfig,
     built: str | type[nn.Module],
@@ -96,9 +112,11 @@ def meta_model(
                 experts_implementation=_EXPERTS[variant.experts],
             )
     except Exception as error:  # each class checks its configuration in its own way
+        of_attention = variant.attention != "eager" and "attention implementation" in str(error)
+        remedy = "; a part of it has no such attention: give --attention eager" if of_attention else ""
         raise ModelConfigError(
             f"transformers {metadata.version('transformers')} cannot build {model_type.__name__} from this "
-            f"configuration with {variant.attention} attention: {type(error).__name__}: {error}"
+            f"configuration with {variant.attention} attention: {type(error).__name__}: {error}{remedy}"
         ) from error
     _keep_in_fp32(model, dtype)
     if quantize is not None:

@@ -173,6 +173,7 @@ def preprocessor_of(settings: Mapping[str, Any]) -> Preprocessor:
     if model_type not in PREPROCESSORS:
         raise ModelConfigError(
             f"how a model of type {model_type!r} cuts pages into views is not known; known are "
-            f"{', '.join(sorted(PREPROCESSORS))}. Add its preprocessor to PREPROCESSORS of {__name__}"
+            f"{', '.join(sorted(PREPROCESSORS))}. Ask for its stages at sizes of their own (--points "
+            f"prefill:B=1,S=1024,N=576), or add its preprocessor to PREPROCESSORS of {__name__}"
         )
     return PREPROCESSORS[model_type]

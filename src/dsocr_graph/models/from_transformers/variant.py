@@ -33,6 +33,7 @@ class TransformersVariant:
     attention: str = "sdpa"  # implementation of attention, in all parts of the model
     experts: str = "grouped"  # implementation of the experts, where there are any: one alone can be captured
     quantization: str = ""  # of the published weights, where it is left out; of no consequence for the capture
+    stated_dtype: str = ""  # of the configuration, where the capture is in another; of no consequence for it either
 
     def __attrs_post_init__(self) -> None:
         _known("dtype", self.dtype, DTYPES)
@@ -45,8 +46,8 @@ class TransformersVariant:
         return f"{self.dtype}-{self.attention}"
 
     def facts(self) -> dict[str, str]:
-        """Return the variant as text, for reports; of a quantisation only where there is one."""
-        return {key: str(value) for key, value in asdict(self).items() if value}
+        """Return the variant as text, for reports; what is "" is not said."""
+        return {key.replace("_", " "): str(value) for key, value in asdict(self).items() if value}
 
 
 def _known(what: str, value: str, known: Collection[str]) -> None:

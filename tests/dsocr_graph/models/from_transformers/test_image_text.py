@@ -131,6 +131,9 @@ def test_a_page_too_elongated_is_refused() -> None:
 
 
 def test_an_unknown_preprocessor_is_refused() -> None:
-    """The error lists the known model types and says where to add one."""
-    with pytest.raises(ModelConfigError, match=r"'llava' cuts pages.*deepseek_ocr2, got_ocr2, qwen3_vl. Add"):
+    """The error lists the known model types, and says that points need none and where to add one."""
+    with pytest.raises(
+        ModelConfigError,
+        match=r"'llava' cuts pages.*deepseek_ocr2, got_ocr2, qwen3_vl. Ask for its stages .*--points .* or add",
+    ):
         preprocessor_of({"model_type": "llava"})

@@ -12,7 +12,7 @@ from dsocr_graph.models.from_transformers.configuration import transformers_conf
 from dsocr_graph.models.from_transformers.load import meta_model
 from dsocr_graph.models.from_transformers.masks import masks_as_run
 from dsocr_graph.tracing import capture
-from modelmeter.dims import to_text
+from modelmeter.dim_text import to_text
 
 WINDOWED: dict[str, Any] = {
     "model_type": "gemma3_text",

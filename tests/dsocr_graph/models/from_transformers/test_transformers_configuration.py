@@ -119,10 +119,20 @@ def test_a_variant_that_cannot_be_captured_is_refused(options: dict[str, str], e
 
 
 def test_a_variant_is_named_by_its_facts() -> None:
-    """The name joins the three options."""
+    """The name joins the options that can be chosen."""
     variant = TransformersVariant(dtype="fp32", attention="eager")
-    assert variant.name == "fp32-eager-grouped"
+    assert variant.name == "fp32-eager"
     assert variant.facts() == {"dtype": "fp32", "attention": "eager", "experts": "grouped"}
+
+
+@pytest.mark.parametrize(("dtype", "stated"), [("bf16", "fp16"), ("fp16", None)])
+def test_a_capture_in_another_type_than_the_configuration_states_says_so(
+    tmp_path: Path, dtype: str, stated: str | None
+) -> None:
+    """Nothing is dropped in silence; what agrees is said once."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "torch_dtype": "float16"}', encoding="utf-8")
+    facts = model_from_config(tmp_path).variant(dtype, "sdpa").facts()
+    assert (facts["dtype"], facts.get("stated dtype")) == (dtype, stated)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +154,9 @@ def test_a_variant_is_named_by_its_facts() -> None:
         ({"model_type": "mixtral"}, "causal_lm", "MixtralForCausalLM"),
         ({"model_type": "gemma3_text"}, "causal_lm", "Gemma3ForCausalLM"),
         ({"model_type": "clip_vision_model"}, "image_encoder", "CLIPVisionModel"),
+        ({"model_type": "clip"}, "two_towers", "CLIPModel"),
+        ({"model_type": "siglip", "architectures": ["SiglipModel"]}, "two_towers", "SiglipModel"),
+        ({"model_type": "siglip", "architectures": ["SiglipForImageClassification"]}, "image_encoder", None),
         ({"model_type": "vit"}, "image_encoder", "ViTModel"),
         ({"model_type": "vit", "architectures": ["ViTForImageClassification"]}, "image_encoder", None),
         ({"model_type": "dinov2"}, "image_encoder", "Dinov2Model"),
