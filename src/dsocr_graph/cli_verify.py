@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsocr_graph.cli_options import add_points, add_trust, add_variant
-from dsocr_graph.errors import OptionError
+from dsocr_graph.errors import CaptureError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,6 +61,14 @@ def add_parser(commands: Subparsers) -> None:
         default=_DEFAULTS["torchlens"],
         help="whether TorchLens counts module calls as well; auto: where it is installed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--allow-unclassified",
+        action="store_true",
+        help="compare a model with operators that have no rule, and list these",
+    )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="leave out stages that cannot be captured, and list these"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write verification.md and verification.json")
     parser.set_defaults(run=_run)
 
@@ -70,7 +78,12 @@ def _run(options: argparse.Namespace) -> int:
     from dsocr_graph.emit.verification_json import verification_json
     from dsocr_graph.emit.verification_markdown import verification_console, verification_markdown
 
-    verification = _verify(options)
+    try:
+        verification = _verify(options)
+    except CaptureError as error:
+        if error.other_stages and not options.allow_partial:
+            error.args = (f"{error}; --allow-partial compares the other stages",)
+        raise
     print(verification_console(verification))
     if options.out is not None:
         files = write_artefacts(
@@ -129,8 +142,11 @@ def _verify_named(named: NamedModel, options: argparse.Namespace) -> Verificatio
         inputs=None if named.runnable is None else inputs,
         fit=named.fit,
         instead=_looping(named, variant, options.seed) if options.moe == "loop" else None,
+        limits=named.limits,
         seed=options.seed,
         torchlens=options.torchlens,
+        allow_unclassified=options.allow_unclassified,
+        allow_partial=options.allow_partial,
         progress=progress_lines(),
     )
 
@@ -148,8 +164,11 @@ def _verify_user_model(model: UserModel, options: argparse.Namespace) -> Verific
         name=model.name,
         variant=model.facts,
         points=points_of(options.points, model),
+        limits=model.limits,
         seed=options.seed,
         torchlens=options.torchlens,
+        allow_unclassified=options.allow_unclassified,
+        allow_partial=options.allow_partial,
         progress=progress_lines(),
     )
 
@@ -180,8 +199,8 @@ def _command(options: argparse.Namespace) -> str:
         words += ["--attention", options.attention]
     if options.layers is not None:
         words += ["--layers", str(options.layers)]
-    if options.trust_remote_code:
-        words.append("--trust-remote-code")
+    switches = ("trust_remote_code", "allow_unclassified", "allow_partial")
+    words += [f"--{name.replace('_', '-')}" for name in switches if getattr(options, name)]
     for point in options.points:
         words += ["--points", point]
     return shlex.join(words + (["--seed", str(options.seed)] if options.seed else []))

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from dsocr_graph import cli_verify
-from dsocr_graph.errors import OptionError, UnknownModelError
+from dsocr_graph.errors import CaptureError, MissingLoweringError, OptionError, UnknownModelError
 from dsocr_graph.models.registry import NamedModel
-from dsocr_graph.models.user_model import user_model
+from dsocr_graph.models.user_model import UserModel, stage_of, user_model
+from modelmeter.model import SizeLimitError
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +100,90 @@ def test_options_that_say_nothing_of_a_model_are_refused(monkeypatch: pytest.Mon
         run("--model", "qwen3-8b", "--mode", "Large", "--moe", "loop")
     with pytest.raises(OptionError, match="--moe loop would say nothing of qwen3-8b: only DeepSeek-OCR's own code has"):
         run("--model", "qwen3-8b", "--moe", "loop")
+
+
+def test_sizes_beyond_a_models_limits_are_refused_before_it_runs(tmp_path: Path) -> None:
+    """The message is that of an analysis: GPT-2 of 16 positions has room for 15 cached tokens at a step."""
+    settings = {"model_type": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16, "vocab_size": 32}
+    (tmp_path / "gpt2.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(SizeLimitError, match=r"'decode B=2, T=16' runs at T = 16; .* has room for T up to 15"):
+        run("--model", str(tmp_path / "gpt2.json"), "--points", "decode:B=2,T=16")
+
+
+class Halves(nn.Module):
+    """Two ways to run a layer: one that can be captured, and one that follows the values of a tensor."""
+
+    def __init__(self, *, follows: bool) -> None:
+        super().__init__()
+        self.root = nn.Linear(4, 2)
+        self.follows = follows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the layer."""
+        return self.root(x[x > 0].view(-1, 4)) if self.follows and bool(x.sum() > 0) else self.root(x)
+
+
+def partly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a factory return a model with a stage that can be captured and one that cannot."""
+    stages = []
+    layer = nn.Linear(4, 2)
+    for name, follows in (("plain", False), ("following", True)):
+        module = Halves(follows=follows).eval()
+        module.root = layer
+        stages.append(stage_of(module, torch.ones(3, 4), name=name, root="root"))
+    built = UserModel(name="Halves", module=layer, stages=tuple(stages))
+    monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: built)
+
+
+def test_a_stage_that_cannot_be_captured_is_left_out_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the option it is an error that names it; with it, the files say what is left out, and why."""
+    partly(monkeypatch)
+    with pytest.raises(CaptureError, match=r"stage 'following' cannot (.|\n)*; --allow-partial compares the other"):
+        run("--model", "here:halves")
+    assert run("--model", "here:halves", "--allow-partial", "--out", str(tmp_path)) == 0
+    assert "  PARTIAL    without following: " in capsys.readouterr().out
+    document = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    assert [stage["stage"] for stage in document["stages"]] == ["plain"]
+    assert list(document["left_out"]) == ["following"]
+    page = (tmp_path / "verification.md").read_text(encoding="utf-8")
+    assert "**Without following**: what cannot be captured cannot be compared." in page
+    assert "`dsocr-graph verify --model here:halves --allow-partial`" in page
+
+
+@torch.library.custom_op("verified::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    """Return twice a tensor, by an operator that no rule knows."""
+    return x * 2
+
+
+@doubled.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Doubling(nn.Linear):
+    """A layer, and what no rule knows."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Run the layer on twice its input."""
+        return super().forward(doubled(input))
+
+
+def test_an_operator_without_a_rule_is_listed_where_that_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the option that the message names it is an error; with it, everything else is compared."""
+    built = user_model(Doubling(4, 2), torch.ones(3, 4))
+    monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: built)
+    with pytest.raises(MissingLoweringError, match="--allow-unclassified"):
+        run("--model", "here:doubling")
+    assert run("--model", "here:doubling", "--allow-unclassified", "--out", str(tmp_path)) == 0
+    assert "  UNCLASSIFIED  verified::doubled x1 in (root) of forward" in capsys.readouterr().out
+    document = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    assert document["unclassified"] == [{"op": "verified::doubled", "stage": "forward", "module": "", "calls": 1}]
+    assert "- verified::doubled x1 in (root) of forward" in (tmp_path / "verification.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

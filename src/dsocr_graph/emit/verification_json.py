@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attrs import asdict
+
 from dsocr_graph.verification.records import Check, Difference, StageVerification, Verification
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def verification_json(verification: Verification) -> str:
@@ -27,6 +29,8 @@ def verification_json(verification: Verification) -> str:
         "variant": dict(verification.variant),
         "torch": verification.torch,
         "unexplained": len(verification.unexplained),
+        "left_out": dict(verification.left_out),
+        "unclassified": [asdict(each) for each in verification.unclassified],
         "parameters": _check(verification.parameters),
         "stages": [_stage(stage) for stage in verification.stages],
     }
@@ -39,6 +43,7 @@ def _stage(stage: StageVerification) -> dict[str, Any]:
         "bindings": dict(stage.bindings),
         "flops": stage.flops,
         "operators": stage.operators,
+        "notes": list(stage.notes),
         "checks": [_check(check) for check in stage.checks],
         "decompositions": [
             {"op": each.op, "calls": each.calls, "runs": dict(each.runs), "why": each.why}

@@ -11,6 +11,7 @@ from dsocr_graph.verification.records import (
     Difference,
     StageVerification,
     Subject,
+    UnclassifiedOperator,
     Verification,
 )
 from modelmeter import units
@@ -55,6 +56,7 @@ def verification_markdown(verification: Verification, command: str) -> str:
         f"Calls are counted by hooks {'and by TorchLens' if twice else 'alone'}.",
         f"{sum(len(check.differences) for check in checks):,} differences, "
         f"{len(verification.unexplained):,} unexplained.",
+        *_left_out(verification),
         "## Model",
         *_sections([verification.parameters]),
     ]
@@ -76,10 +78,39 @@ def verification_console(verification: Verification) -> str:
       parameters                 3 modules                     0 differ    0 unexplained
     """
     lines = [f"{verification.model}: {len(verification.unexplained):,} unexplained differences"]
+    lines += [f"  PARTIAL    without {stage}: {_beginning(why)}" for stage, why in verification.left_out.items()]
+    lines += [f"  UNCLASSIFIED  {_operator(each)}" for each in verification.unclassified]
     lines += _lines(verification.parameters)
     for stage in verification.stages:
-        lines += ["", _title(stage), *(line for check in stage.checks for line in _lines(check))]
+        lines += [
+            "",
+            _title(stage),
+            *(f"  note: {note}" for note in stage.notes),
+            *(line for check in stage.checks for line in _lines(check)),
+        ]
     return "\n".join(lines)
+
+
+def _left_out(verification: Verification) -> Iterator[str]:
+    """Yield what was not compared: stages without a graph, and the FLOPs of operators without a rule."""
+    if verification.left_out:
+        yield "## What is left out"
+        yield f"**Without {', '.join(verification.left_out)}**: what cannot be captured cannot be compared."
+        for stage, reason in verification.left_out.items():
+            yield f"Why without {stage}:"
+            yield f"```text\n{reason}\n```"
+    if verification.unclassified:
+        yield "## Operators without a rule"
+        yield "The model has the bytes of these and none of their FLOPs:"
+        yield "\n".join(f"- {_operator(each)}" for each in verification.unclassified)
+
+
+def _operator(operator: UnclassifiedOperator) -> str:
+    return f"{operator.op} x{operator.calls:,} in {operator.module or '(root)'} of {operator.stage}"
+
+
+def _beginning(reason: str) -> str:
+    return reason.strip().splitlines()[0]
 
 
 def _lines(check: Check) -> Iterator[str]:
@@ -105,6 +136,7 @@ def _title(stage: StageVerification) -> str:
 
 def _stage(stage: StageVerification) -> Iterator[str]:
     yield f"## {_title(stage)}"
+    yield from (f"Note: {note}." for note in stage.notes)
     yield from _sections(stage.checks)
     yield "Captured operators by what they run as below autograd, which is what a run can be compared in:"
     yield table(

@@ -4,42 +4,51 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
-import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from dsocr_graph.scopes import CallGraph
-from dsocr_graph.timing.module_calls import compare_calls
+from dsocr_graph.scopes import CallGraph, ScopeNode
 from dsocr_graph.verification.observe import Sized, sized
 from dsocr_graph.verification.reasons import why_calls, why_edge, why_operator, why_shape
 from dsocr_graph.verification.records import Check, Decomposition, Difference, Reason, Subject
 from dsocr_graph.verification.replayed import ReplayedCall, ReplayedGraph
-from dsocr_graph.verification.stage_run import StageRun
+from dsocr_graph.verification.stage_run import StageRun, same
 
 
 def module_calls(run: StageRun, counted: Counter[str], *, subject: Subject = Subject.CALLS) -> Check:
-    """Compare how often each module was called, as somebody counted it, the instances of a node together."""
-    counts = compare_calls(run.grouped, run.stage, counted)
-    paths = {node.id: node.paths for node in run.grouped.nodes}
+    """Compare how often each module was called, as somebody counted it, the instances of a node together.
+
+    Nodes that a shared module joins are compared together, under the first of them.
+    """
+    calls = run.paths.canonical(counted)
+    rows = [
+        (nodes[0].id, modules, sum(calls[module] for module in modules), _expected(run, nodes))
+        for nodes in run.paths.groups(run.grouped)
+        for modules in [run.paths.modules_of(nodes)]
+    ]
+    rows = [row for row in rows if row[2] or row[3]]
     return Check(
         subject=subject,
-        compared=len(counts),
+        compared=len(rows),
         unit="modules",
         differences=tuple(
             Difference(
                 subject=subject,
-                module=count.module,
+                module=node,
                 what="calls",
-                run=str(count.counted),
-                graph=str(count.expected),
-                reason=why_calls(run, paths[count.module], count.counted, count.expected),
+                run=str(ran),
+                graph=str(expected),
+                reason=why_calls(run, modules, ran, expected),
             )
-            for count in counts
-            if count.counted != count.expected
+            for node, modules, ran, expected in rows
+            if ran != expected
         ),
     )
+
+
+def _expected(run: StageRun, nodes: Sequence[ScopeNode]) -> int:
+    return sum(node.calls.get(run.stage, 0) for node in nodes)
 
 
 def edges(run: StageRun) -> Check:
@@ -81,18 +90,21 @@ def shapes(run: StageRun) -> Check:
             found += _passed(run, path, "passes on", {item: why.get(item) for item in leaves.tensors - returned})
         compared += len(returned)
         strange = returned - given - run.said.made.get(path, frozenset())
-        found += [_shape(run, path, f"returns {sized_text(item)}", ran=True) for item in sorted(strange)]
+        found += [
+            _shape(run, path, f"returns {sized_text(item)}", ran=True, reason=why_shape(run, path, "returns", item))
+            for item in sorted(strange)
+        ]
     return Check(subject=Subject.SHAPES, compared=compared, unit="tensors", differences=_folded(found))
 
 
 def _passed(run: StageRun, path: str, verb: str, lacking: Mapping[Sized, Reason | None]) -> list[Difference]:
     return [
-        _shape(run, path, f"{verb} {sized_text(item)}", ran=False, reason=reason)
+        _shape(run, path, f"{verb} {sized_text(item)}", ran=False, reason=reason or why_shape(run, path, verb, item))
         for item, reason in sorted(lacking.items())
     ]
 
 
-def _shape(run: StageRun, path: str, what: str, *, ran: bool, reason: Reason | None = None) -> Difference:
+def _shape(run: StageRun, path: str, what: str, *, ran: bool, reason: Reason | None) -> Difference:
     run_text, graph_text = ("yes", "no") if ran else ("no", "yes")
     return Difference(
         subject=Subject.SHAPES,
@@ -100,7 +112,7 @@ def _shape(run: StageRun, path: str, what: str, *, ran: bool, reason: Reason | N
         what=what,
         run=run_text,
         graph=graph_text,
-        reason=reason or why_shape(run, path),
+        reason=reason,
     )
 
 
@@ -130,21 +142,28 @@ def sizes(run: StageRun, bound: Callable[[ReplayedCall], tuple[Sized, ...]]) -> 
 
 
 def operators(run: StageRun) -> Check:
-    """Compare what each module dispatches with what the captured calls of the same module dispatch when replayed."""
-    said = run.replayed_operators()
+    """Compare what each module dispatches with what the captured calls of the same module dispatch when replayed.
+
+    Operators that ran while a tensor was written as text are told by themselves.
+    """
+    said = run.replayed_operators
     found = [
-        Difference(
-            subject=Subject.OPERATORS,
-            module=run.node(module),
-            what=op,
-            run=str(ran),
-            graph=str(graph),
-            reason=why_operator(run, said, module, op),
-        )
-        for (module, op), ran, graph in _unequal(run.seen.operators, said)
+        _operator(run, (module, f"{op}, for a message"), (count, 0), Reason.MESSAGE)
+        for (module, op), count in sorted(run.seen.messages.items())
+    ]
+    found += [
+        _operator(run, key, (ran, graph), why_operator(run, *key))
+        for key, ran, graph in _unequal(run.seen.operators - run.seen.messages, said)
     ]
     compared = len(run.seen.operators.keys() | said.keys())
     return Check(subject=Subject.OPERATORS, compared=compared, unit="operators by module", differences=_folded(found))
+
+
+def _operator(run: StageRun, key: tuple[str, str], counts: tuple[int, int], reason: Reason | None) -> Difference:
+    (module, what), (ran, graph) = key, counts
+    return Difference(
+        subject=Subject.OPERATORS, module=run.node(module), what=what, run=str(ran), graph=str(graph), reason=reason
+    )
 
 
 def decompositions(replayed: ReplayedGraph) -> tuple[Decomposition, ...]:
@@ -157,48 +176,28 @@ def decompositions(replayed: ReplayedGraph) -> tuple[Decomposition, ...]:
 
 
 def results(run: StageRun) -> Check:
-    """Compare the results of the run with those of the replayed graph, bit by bit, where the weights are the same."""
-    pairs = list(zip(run.seen.results, run.replayed.results, strict=True)) if run.same_weights else []
+    """Compare the results of the run with those of the replayed graph, bit by bit, where the weights are the same.
+
+    So are the buffers that either of them changed.
+    """
+    pairs: list[tuple[str, Tensor, Tensor]] = []
+    if run.same_weights:
+        made = zip(run.seen.results, run.replayed.results, strict=True)
+        pairs += [(f"result {position}", ran, said) for position, (ran, said) in enumerate(made)]
+        pairs += [(f"buffer {name}", ran, run.buffers.replayed[name]) for name, ran in run.buffers.ran.items()]
     found = tuple(
         Difference(
             subject=Subject.RESULTS,
             module="",
-            what=f"result {position}",
+            what=what,
             run=sized_text(sized(ran)),
             graph=f"{sized_text(sized(said))}, other values",
-            reason=Reason.LOST_CONSTANTS if run.replayed.constants else None,
+            reason=Reason.LOST_CONSTANTS if run.replayed.lost_constants else None,
         )
-        for position, (ran, said) in enumerate(pairs)
-        if not _equal(ran, said)
+        for what, ran, said in pairs
+        if not same(ran, said)
     )
     return Check(subject=Subject.RESULTS, compared=len(pairs), unit="tensors", differences=found)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-
-
-class FlopCounts(NamedTuple):
-    """FLOPs of matrix products."""
-
-    total: int
-    modules: Mapping[str, int]  # by path as torch counts, by node id as the model has them
-
-
-def flops(run: StageRun, counted: FlopCounts, modelled: FlopCounts) -> Check:
-    """Compare FLOPs by torch's counter with those of the analytic model, in all and of each module that is called."""
-    rows = [("", "in all", counted.total, modelled.total)]
-    for node in run.grouped.nodes:
-        called = [path for path in node.paths if path in counted.modules]
-        if called:
-            ran = sum(counted.modules[path] for path in called)
-            rows.append((node.id, "in the module", ran, modelled.modules.get(node.id, 0)))
-    found = tuple(
-        Difference(subject=Subject.FLOPS, module=module, what=what, run=f"{ran:,}", graph=f"{said:,}")
-        for module, what, ran, said in rows
-        if ran != said
-    )
-    return Check(subject=Subject.FLOPS, compared=len(rows), unit="modules", differences=found)
 
 
 def parameters(root: nn.Module, grouped: CallGraph) -> Check:

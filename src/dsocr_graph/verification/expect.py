@@ -10,7 +10,7 @@ from attrs import frozen
 from dsocr_graph.ir import OpCall, OpGraph, Role, TensorSpec
 from dsocr_graph.timing.operands import TORCH_DTYPES
 from dsocr_graph.verification.observe import Sized
-from modelmeter import dims
+from modelmeter.dim_binding import bind
 
 
 @frozen(kw_only=True)
@@ -72,7 +72,7 @@ def expect(
     origins = _origins(graph, same)
     makers = {result: call for call in graph.calls if call.index not in same for result in call.results}
     passes = _Passes(graph, bindings)
-    entries: set[tuple[str, str, int]] = set()
+    entries: set[tuple[str, str, str, int]] = set()
     for call in graph.calls:
         entries |= _entries(call, first_paths)
         for read in call.reads:
@@ -90,7 +90,7 @@ def expect(
             made.setdefault(path, set()).add(passes.sized(graph.tensors[item]))
     return Expected(
         entered=frozenset(path for chain in chains.values() for path in chain),
-        edges=Counter((caller, called) for caller, called, _ in entries),
+        edges=Counter((caller, called) for caller, called, _, _ in entries),
         reads=passes.boundaries(passes.into),
         leaves=passes.boundaries(passes.out_of),
         made={path: frozenset(sizes) for path, sizes in made.items()},
@@ -122,21 +122,21 @@ def bound_sizes(tensors: Iterable[TensorSpec], bindings: Mapping[str, int]) -> t
     """
     return tuple(
         (
-            tuple(int(dims.bind(size, bindings)) for size in tensor.shape),
+            tuple(int(bind(size, bindings)) for size in tensor.shape),
             str(TORCH_DTYPES[tensor.dtype]).removeprefix("torch."),
         )
         for tensor in tensors
     )
 
 
-def _entries(call: OpCall, first_paths: Mapping[str, str]) -> set[tuple[str, str, int]]:
-    """Return caller, called and number of the call, of every module around an operator."""
-    entries: set[tuple[str, str, int]] = set()
+def _entries(call: OpCall, first_paths: Mapping[str, str]) -> set[tuple[str, str, str, int]]:
+    """Return caller, called, the path by which and number of the call, of every module around an operator."""
+    entries: set[tuple[str, str, str, int]] = set()
     caller = ""
     for frame in call.scope:
         if frame.entered and frame.path:
             called = first_paths[frame.path]
-            entries.add((caller, called, frame.call))
+            entries.add((caller, called, frame.path, frame.call))  # calls are numbered by path
             caller = called
     return entries
 

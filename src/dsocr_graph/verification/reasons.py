@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from dsocr_graph.verification.expect import bound_sizes
+from dsocr_graph.verification.fused_attention import FUSED
+from dsocr_graph.verification.observe import DETACH, LIFT, Sized
 from dsocr_graph.verification.records import Reason
-from dsocr_graph.verification.stage_run import StageRun
-
-# Operators by which a constant of the code becomes a tensor of its own; the graph holds the constant itself.
-_LIFTED = frozenset({"aten::lift_fresh", "aten::detach", "aten::detach_"})
+from dsocr_graph.verification.stage_run import StageRun, same
 
 _READ_BACK = "aten::_local_scalar_dense"
+_LIFTED_COPY = "aten::lift_fresh_copy"  # as which a graph may hold a constant
 # By how many calls more a run does what the graph does otherwise, for one constant assigned to a part of a tensor.
 _ASSIGNMENT = {"aten::fill_": 1, "aten::scalar_tensor": -1, "aten::view": -1, "aten::expand": -1, "aten::copy_": -1}
 
-_VIEW, _PUT = "aten::view", "aten::index_put_"
+_VIEW, _PUT, _COPY = "aten::view", "aten::index_put_", "aten::copy_"
 _GROUPED = frozenset({"dsocr_graph::grouped_linear", "aten::_grouped_mm"})
 
 
-def why_calls(run: StageRun, paths: Sequence[str], counted: int, expected: int) -> Reason | None:
-    """Return why the modules of some paths were called otherwise often than the graph says."""
-    if not counted and ((run.wrapped and "" in paths) or not any(path in run.said.entered for path in paths)):
+def why_calls(run: StageRun, modules: Sequence[str], counted: int, expected: int) -> Reason | None:
+    """Return why some modules were called otherwise often than the graph says.
+
+    Parameters
+    ----------
+    run : StageRun
+        The run.
+    modules : sequence of str
+        The first path of each.
+    counted, expected : int
+        Calls in the run and in the graph.
+    """
+    if not counted and any(module in run.seen.methods for module in modules):
         return Reason.METHOD
-    if not expected and not any(_runs_operators(run, path) for path in paths):
+    if not counted and any(module in run.seen.parts for module in modules):
+        return Reason.PARTS
+    if not expected and not any(_runs_operators(run, module) for module in modules):
         return Reason.NO_OPERATOR
-    return Reason.LOOP if all(_in_loop(run, path) for path in paths) else None
+    if all(_in_loop(run, module) for module in modules):
+        return Reason.LOOP
+    return why_fused(run, modules)
 
 
 def why_edge(run: StageRun, edge: tuple[str, str], ran: int, graph: int) -> Reason | None:
@@ -36,31 +49,46 @@ def why_edge(run: StageRun, edge: tuple[str, str], ran: int, graph: int) -> Reas
         return Reason.NO_OPERATOR
     if _called_from_elsewhere(run, called):
         return Reason.ELSEWHERE
-    return Reason.LOOP if _in_loop(run, caller) or _in_loop(run, called) else None
+    if _in_loop(run, caller) or _in_loop(run, called):
+        return Reason.LOOP
+    return why_fused(run, edge)
 
 
-def why_shape(run: StageRun, path: str) -> Reason | None:
-    """Return why a tensor passes into or out of a module in the run alone, or in the graph alone."""
-    if run.wrapped and not path:
-        return Reason.METHOD  # the stage runs operators in methods of the model, outside its call
-    return Reason.LOOP if _in_loop(run, path) else None
-
-
-def why_operator(run: StageRun, said: Counter[tuple[str, str]], module: str, op: str) -> Reason | None:
-    """Return why a module dispatches an operator otherwise often than its captured calls do.
+def why_shape(run: StageRun, path: str, verb: str, item: Sized) -> Reason | None:
+    """Return why a tensor passes into or out of a module in the run alone, or in the graph alone.
 
     Parameters
     ----------
     run : StageRun
         The run.
-    said : Counter
-        What the captured calls dispatch when replayed, by module and operator.
+    path : str
+        The first path of the module.
+    verb : {"reads", "passes on", "returns"}
+        What the module does with it.
+    item : (shape, type)
+        The tensor.
+    """
+    method = run.seen.methods.get(path)
+    if method is not None and item in (method.reads if verb == "reads" else method.makes):
+        return Reason.METHOD
+    if not path and item in (run.seen.around.reads if verb == "reads" else run.seen.around.makes):
+        return Reason.AROUND
+    return Reason.LOOP if _in_loop(run, path) else why_fused(run, (path,))
+
+
+def why_operator(run: StageRun, module: str, op: str) -> Reason | None:
+    """Return why a module dispatches an operator otherwise often than its captured calls do, messages left out.
+
+    Parameters
+    ----------
+    run : StageRun
+        The run.
     module, op : str
         Where the two differ.
     """
 
     def more(op: str) -> int:
-        return run.seen.operators[module, op] - said[module, op]
+        return run.seen.operators[module, op] - run.seen.messages[module, op] - run.replayed_operators[module, op]
 
     if _in_loop(run, module):
         return Reason.LOOP
@@ -73,9 +101,26 @@ def why_operator(run: StageRun, said: Counter[tuple[str, str]], module: str, op:
         return Reason.ASSIGNED
     if op == _VIEW and more(op) > 0 and more(op) == _shortened_values(run, module):
         return Reason.SHORTENED
-    if op in _LIFTED and more(op) > 0:
+    if op == _COPY and 0 < -more(op) <= _written_back(run, module):
+        return Reason.WRITTEN_BACK
+    if (op == LIFT or op in DETACH) and more(op) == run.seen.lifts[module, op]:
         return Reason.CONSTANT
-    return Reason.CHECK if op == _READ_BACK and more(op) > 0 else None
+    if op == _LIFTED_COPY and 0 < -more(op) <= run.seen.lifts[module, LIFT]:
+        return Reason.CONSTANT
+    return Reason.READ_BACK if op == _READ_BACK and more(op) > 0 else why_fused(run, (module,))
+
+
+def why_fused(run: StageRun, modules: Sequence[str]) -> Reason | None:
+    """Return whether the run or the graph alone has torch's fused attention in modules that hold, or are, all of some.
+
+    Source: `torch.nn.MultiheadAttention.forward` and `torch.nn.TransformerEncoderLayer.forward`, which has a layer
+    whose parts have hooks run its single operators.
+    """
+    for (where, op), ran in (run.seen.operators | run.replayed_operators).items():
+        more = run.seen.operators[where, op] - run.replayed_operators[where, op] if op in FUSED and ran else 0
+        if more and all(run.paths.holds(where, module) for module in modules):
+            return Reason.RUN_FUSED if more > 0 else Reason.GRAPH_FUSED
+    return None
 
 
 def _shortened_values(run: StageRun, module: str) -> int:
@@ -88,11 +133,21 @@ def _shortened_values(run: StageRun, module: str) -> int:
     return sum(shape[:1] == (1,) for shape in values)
 
 
+def _written_back(run: StageRun, module: str) -> int:
+    """Count the copies of a module in the graph to buffers that the run changed to the same values."""
+    equal = {name for name, ran in run.buffers.ran.items() if same(ran, run.buffers.replayed[name])}
+    return sum(
+        item.call.reads[0].name in equal
+        for item in run.replayed.calls
+        if item.call.op == _COPY and run.module_of(item) == module
+    )
+
+
 # --- what runs where
 
 
 def _runs_operators(run: StageRun, path: str) -> bool:
-    return any(_inside(module, path) for module, _ in run.seen.operators)
+    return any(run.paths.holds(path, module) for module, _ in run.seen.operators)
 
 
 def _called_from_elsewhere(run: StageRun, called: str) -> bool:
@@ -100,19 +155,15 @@ def _called_from_elsewhere(run: StageRun, called: str) -> bool:
     callers = [caller for caller, target in run.seen.edges if target == called]
     ran = sum(run.seen.edges[caller, called] for caller in callers)
     said = sum(count for (_, target), count in run.said.edges.items() if target == called)
-    return ran == said and any(not _inside(called, caller) for caller in callers)
+    return ran == said and any(not run.paths.holds(caller, called) for caller in callers)
 
 
 def _in_loop(run: StageRun, path: str) -> bool:
     """Whether a module is, or is inside, one that runs experts one by one where the graph has a grouped product."""
     for item in run.replayed.calls:
         if item.call.op in _GROUPED:
-            experts = item.call.module
+            experts = run.paths.first[item.call.module]
             looped = any(caller == experts for caller, _ in run.seen.edges)
-            if looped and _inside(path, experts):
+            if looped and run.paths.holds(experts, path):
                 return True
     return False
-
-
-def _inside(path: str, outer: str) -> bool:
-    return not outer or path == outer or path.startswith(f"{outer}.")

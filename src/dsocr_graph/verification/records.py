@@ -26,16 +26,24 @@ class Reason(StrEnum):
     """Why a run and a graph may differ; each is given only where its condition was checked."""
 
     METHOD = "runs in a method of the module, outside any call of it that a hook would see"
-    NO_OPERATOR = "runs no operator, so that the graph holds nothing of it"
-    ELSEWHERE = "called by a module that does not contain it: the graph files it under its own path"
+    PARTS = "not called itself: other code calls modules in it, and the graph files those under it"
+    AROUND = "runs in the stage's own code around the model, which the graph files under the model"
+    NO_OPERATOR = "runs no operator itself, so that the graph holds nothing of it"
+    ELSEWHERE = "called by another module than the one that holds it: the graph files it under its own path"
     CACHE = "part of the KV cache, which passes in an object beside the tensors"
     HELD = "reaches the module in an object or a function, not as an argument: operators in it read it in the run too"
     CONSTANT = "a constant of the code: lifted out when the graph is captured"
     ASSIGNED = "a constant assigned to a part of a tensor: filled in the run, expanded and copied in the graph"
     SHORTENED = "a value assigned by index: a run drops its leading axes of size 1, a graph for all sizes keeps them"
-    CHECK = "a value read back by a check, or for its message: a graph cannot hold that"
+    WRITTEN_BACK = "a buffer that the code assigns: bound anew in the run, copied to in the graph, to the same values"
+    READ_BACK = "a value that Python reads back, as a check does: a graph cannot hold that"
+    MESSAGE = "runs to write a tensor into a message: a graph cannot hold that"
     LOOP = "runs a loop over experts, the graph their grouped product"
-    LOST_CONSTANTS = "the graph keeps no values of the code's constants, so that a replay has others"
+    RUN_FUSED = "the run has torch's fused attention, the graph the single operators"
+    GRAPH_FUSED = "the graph has torch's fused attention; where hooks watch its modules, torch runs single operators"
+    UNCOUNTED = "torch's counter has no formula for some operators here whose products the model counts"
+    UNCLASSIFIED = "some operators here have no rule: the model has their bytes and none of their FLOPs"
+    LOST_CONSTANTS = "the graph keeps no values of the code's constants, and the run made others than it names"
 
 
 @frozen(kw_only=True)
@@ -92,11 +100,22 @@ class StageVerification:
     decompositions: tuple[Decomposition, ...]
     flops: int  # of matrix products, as the analytic model has them
     operators: int  # calls of the captured graph
+    notes: tuple[str, ...] = ()  # how the run was made to go as the capture did
 
     @property
     def unexplained(self) -> tuple[Difference, ...]:
         """The differences without a reason."""
         return tuple(difference for check in self.checks for difference in check.unexplained)
+
+
+@frozen(kw_only=True)
+class UnclassifiedOperator:
+    """An operator without a rule: the model has the bytes of its tensors, and none of its FLOPs."""
+
+    op: str
+    stage: str
+    module: str  # id in the call graph
+    calls: int  # in one run of the stage
 
 
 @frozen(kw_only=True)
@@ -115,6 +134,8 @@ class Verification:
     torch: str  # version
     parameters: Check
     stages: tuple[StageVerification, ...]
+    left_out: Mapping[str, str] = field(factory=dict)  # stages that cannot be captured, and why
+    unclassified: tuple[UnclassifiedOperator, ...] = ()
 
     @property
     def unexplained(self) -> tuple[Difference, ...]:

@@ -35,7 +35,7 @@ class ReplayedGraph:
 
     calls: tuple[ReplayedCall, ...]
     results: tuple[Tensor, ...] = field(repr=False)
-    constants: tuple[str, ...]  # of the code, whose values the graph does not keep
+    lost_constants: tuple[str, ...]  # of the code, whose values nobody knows: zeros stood for them
 
     @property
     def same(self) -> frozenset[int]:
@@ -44,7 +44,12 @@ class ReplayedGraph:
 
 
 def replay_observed(
-    graph: OpGraph, module: nn.Module, inputs: list[Tensor], bindings: Mapping[str, int]
+    graph: OpGraph,
+    module: nn.Module,
+    inputs: list[Tensor],
+    bindings: Mapping[str, int],
+    *,
+    constants: Sequence[Tensor] = (),
 ) -> ReplayedGraph:
     """Run a captured stage call by call and note what each call does.
 
@@ -60,6 +65,9 @@ def replay_observed(
         In the order of the stage's inputs; left empty.
     bindings : mapping of str to int
         A size per dim of the graph.
+    constants : sequence of Tensor
+        Those that the code made in a run, in order. A graph names its constants and does not keep their values; where
+        they are as many, and of the same shapes and types, they are these.
 
     Raises
     ------
@@ -78,13 +86,13 @@ def replay_observed(
     ({'aten::t': 1, 'aten::addmm': 1}, (((3, 2), 'float32'),))
     """
     recorder = _Recorder()
-    with _constants(graph, module) as constants, recorder, Dispatched(recorder.note):
+    with _constants(graph, module, constants) as lost, recorder, Dispatched(recorder.note):
         replayed = replay(graph, module, inputs, bindings, HostClock(threads=torch.get_num_threads()))
     calls = tuple(
         ReplayedCall(call=call, dispatched=dispatched, results=results)
         for call, dispatched, results in zip(graph.calls, recorder.dispatched, recorder.results, strict=True)
     )
-    return ReplayedGraph(calls=calls, results=replayed.outputs, constants=constants)
+    return ReplayedGraph(calls=calls, results=replayed.outputs, lost_constants=lost)
 
 
 class _Recorder(TorchFunctionMode):
@@ -117,22 +125,41 @@ class _Recorder(TorchFunctionMode):
 
 
 @contextmanager
-def _constants(graph: OpGraph, module: nn.Module) -> Generator[tuple[str, ...]]:
-    """Give the module zeros for the constants of its code, which the exporter made its own, while the context is open.
+def _constants(graph: OpGraph, module: nn.Module, constants: Sequence[Tensor]) -> Generator[tuple[str, ...]]:
+    """Let the module have the constants of its code, which the exporter made its own, while the context is open.
 
-    A graph names them and does not hold their values.
+    A plain attribute is one of them, and has its value. Yields the names of those whose values are not known.
     """
     known = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     missing = [tensor for tensor in graph.tensors if tensor.is_weight and tensor.name not in known]
-    owners = {tensor.name: module.get_submodule(tensor.name.rpartition(".")[0]) for tensor in missing}
+    made = [tensor for tensor in missing if not hasattr(*_place(module, tensor.name))]
+    fits = [_sized(tensor) for tensor in made] == list(map(sized, constants))
+    values = dict(zip((tensor.name for tensor in made), constants if fits else map(_zeros, made), strict=True))
+    attributes: list[tuple[nn.Module, str, Tensor]] = []
     for tensor in missing:
-        owners[tensor.name].register_buffer(tensor.name.rpartition(".")[2], _zeros(tensor))
+        owner, name = _place(module, tensor.name)
+        if tensor.name not in values:
+            values[tensor.name] = getattr(owner, name)
+            attributes.append((owner, name, values[tensor.name]))
+            delattr(owner, name)
+        owner.register_buffer(name, values[tensor.name])
     try:
-        yield tuple(owners)
+        yield () if fits else tuple(tensor.name for tensor in made)
     finally:
-        for name, owner in owners.items():
-            delattr(owner, name.rpartition(".")[2])
+        for tensor in missing:
+            delattr(*_place(module, tensor.name))
+        for owner, name, value in attributes:
+            setattr(owner, name, value)
+
+
+def _place(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, attribute = name.rpartition(".")
+    return module.get_submodule(path), attribute
+
+
+def _sized(tensor: TensorSpec) -> Sized:
+    return tuple(int(size) for size in tensor.shape), str(TORCH_DTYPES[tensor.dtype]).removeprefix("torch.")
 
 
 def _zeros(tensor: TensorSpec) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sympy
@@ -14,7 +16,11 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.ir import OpGraph, TensorSpec
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.verification.observe import tensors_in
-from modelmeter import dims
+from modelmeter.dim_binding import bind
+from modelmeter.dim_text import free_dims
+from modelmeter.dims import symbol
+
+_LARGEST = 2**40  # no dim is as large
 
 
 def example_bindings(graph: OpGraph, stage: StageSpec) -> dict[str, int]:
@@ -44,13 +50,13 @@ def example_bindings(graph: OpGraph, stage: StageSpec) -> dict[str, int]:
         if isinstance(symbolic, sympy.Expr)
     ]
     found = {str(symbolic): real for symbolic, real in sizes if isinstance(symbolic, sympy.Symbol)}
-    for symbolic, real in sizes:
-        unknown = dims.free_dims(symbolic) - found.keys()
-        if len(unknown) == 1:  # such as V in V/H columns of views
+    for symbolic, _ in sizes:
+        unknown = free_dims(symbolic) - found.keys()
+        if len(unknown) == 1:  # such as V in V/H columns of views, or T in the Min(T, 512) tokens of a window
             (name,) = unknown
-            known = symbolic.subs({dims.symbol(other): size for other, size in found.items()})
-            (solution,) = sympy.solve(known - real, dims.symbol(name))
-            found[name] = int(solution)
+            size = _solution(name, [(_with(expr, found), real) for expr, real in sizes])
+            if size is not None:
+                found[name] = size
     missing = sorted(set(graph.dims) - found.keys())
     if missing:
         raise OptionError(
@@ -58,6 +64,25 @@ def example_bindings(graph: OpGraph, stage: StageSpec) -> dict[str, int]:
             f"such as --points {graph.stage}:{','.join(f'{name}=2' for name in graph.dims)}"
         )
     return found
+
+
+def _with(expr: sympy.Expr, known: Mapping[str, int]) -> sympy.Expr:
+    return expr.subs({symbol(name): size for name, size in known.items()})
+
+
+def _solution(name: str, sizes: Sequence[tuple[sympy.Expr, int]]) -> int | None:
+    """Return the smallest size of a dim at which every expression in it alone has its value; None without one.
+
+    Sizes grow with their dims, so that it is found by halving: sympy solves no Min, and no rounding.
+    """
+    alone = [(expr, real) for expr, real in sizes if free_dims(expr) == {name}]
+
+    size = max(bisect_left(range(1, _LARGEST), real, key=partial(_at, expr, name)) + 1 for expr, real in alone)
+    return size if all(_at(expr, name, size) == real for expr, real in alone) else None
+
+
+def _at(expr: sympy.Expr, name: str, size: int) -> float:
+    return float(expr.subs(symbol(name), size))
 
 
 def meta_inputs(graph: OpGraph, stage: StageSpec, bindings: Mapping[str, int]) -> tuple[Any, ...]:
@@ -103,7 +128,7 @@ def _input_specs(graph: OpGraph) -> list[TensorSpec]:
 
 
 def _shape(spec: TensorSpec, bindings: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(int(dims.bind(size, bindings)) for size in spec.shape)
+    return tuple(int(bind(size, bindings)) for size in spec.shape)
 
 
 def _tables(graph: OpGraph) -> dict[int, int]:
@@ -112,7 +137,7 @@ def _tables(graph: OpGraph) -> dict[int, int]:
     for call in graph.calls:
         if call.op == "aten::embedding":
             storage = call.tensor("indices").storage
-            size = int(dims.bind(call.tensor("weight").shape[0], {}))
+            size = int(bind(call.tensor("weight").shape[0], {}))
             rows[storage] = min(size, rows.get(storage, size))
     return rows
 
@@ -122,7 +147,7 @@ def _values(shape: tuple[int, ...], dtype: torch.dtype, rows: int | None, genera
         mask = torch.zeros(shape, dtype=dtype)
         mask[..., 0] = True
         return mask
-    if dtype.is_floating_point:
+    if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, generator=generator).to(dtype)
     if rows is not None:
         return torch.randint(rows, shape, dtype=dtype, generator=generator)

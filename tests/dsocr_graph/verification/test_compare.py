@@ -10,7 +10,11 @@ from dsocr_graph.scopes import CallGraph, group_by_module
 from dsocr_graph.tracing import capture
 from dsocr_graph.verification import compare
 from dsocr_graph.verification.expect import expect
+from dsocr_graph.verification.flop_comparison import ModelledFlops, flops
+from dsocr_graph.verification.flop_counts import CountedFlops
+from dsocr_graph.verification.module_paths import ModulePaths
 from dsocr_graph.verification.observe import observe
+from dsocr_graph.verification.records import Reason
 from dsocr_graph.verification.replayed import replay_observed
 from dsocr_graph.verification.stage_run import StageRun
 
@@ -39,11 +43,10 @@ def run() -> StageRun:
             stage="forward",
             bindings={},
             grouped=graph,
-            first_paths=paths,
+            paths=ModulePaths.from_first(paths),
             seen=observe(real, real, [torch.ones(3, 4)]),
             said=expect(stage, paths, {}),
             replayed=replay_observed(stage, real, [torch.ones(3, 4)], {}),
-            wrapped=False,
             same_weights=True,
         )
 
@@ -61,12 +64,25 @@ def test_parameters_that_differ_are_told_by_module() -> None:
 
 def test_flops_that_differ_are_told_by_module(run: StageRun) -> None:
     """A module whose FLOPs torch counts otherwise, and the total with it."""
-    counted = compare.FlopCounts(total=100, modules={"0": 60, "1": 40})
-    check = compare.flops(run, counted, compare.FlopCounts(total=102, modules={"0": 62, "1": 40}))
+    counted = CountedFlops(total=100, called={"0": 60, "1": 40}, filed={"0": 60, "1": 40})
+    check = flops(run, counted, ModelledFlops(total=102, modules={"0": 62, "1": 40}))
     assert [(each.module, each.run, each.graph) for each in check.unexplained] == [
         ("", "100", "102"),
         ("0", "60", "62"),
     ]
+
+
+def test_flops_without_a_formula_of_torch_are_told(run: StageRun) -> None:
+    """Where an operator is none that torch counts, its FLOPs are the difference, or there is no reason."""
+    replayed = attrs.evolve(
+        run.replayed, calls=tuple(attrs.evolve(each, dispatched={"aten::mv": 1}) for each in run.replayed.calls)
+    )
+    run = attrs.evolve(run, replayed=replayed)
+    counted = CountedFlops(total=40, called={"0": 0, "1": 40}, filed={"0": 0, "1": 40})
+    for operators, reason in (({("0", "aten::linear"): 60}, Reason.UNCOUNTED), ({("0", "aten::linear"): 59}, None)):
+        modelled = ModelledFlops(total=100, modules={"0": 60, "1": 40}, operators=operators)
+        found = flops(run, counted, modelled).differences
+        assert [(each.module, each.reason) for each in found] == [("", reason), ("0", reason)]
 
 
 def test_sizes_that_differ_are_told(run: StageRun) -> None:

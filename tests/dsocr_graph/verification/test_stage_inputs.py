@@ -1,6 +1,8 @@
 """Real inputs and weights made from what is on `meta`."""
 
+import attrs
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -11,6 +13,7 @@ from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.tracing import capture
 from dsocr_graph.verification.stage_inputs import example_bindings, meta_inputs, random_inputs
 from dsocr_graph.verification.weights import fill_with_random_weights
+from modelmeter.dims import symbol
 
 
 class Decoder(nn.Module):
@@ -71,6 +74,36 @@ def test_a_dim_in_terms_of_others_is_solved_for() -> None:
     )
     (graph,) = capture(module, [stage], name="toy", variant={}).graphs
     assert example_bindings(graph, stage) == {"H": 2, "V": 6}
+
+
+def windowed(keys: int, shifts: int) -> tuple[OpGraph, StageSpec]:
+    """Return the decoder with caches that windows of 7 and 15 tokens bound, and that hold so many in the example."""
+    graph, stage = decoder()
+    T, windows = symbol("T"), dict(zip(graph.inputs[3:], (7, 15), strict=True))
+    tensors = tuple(
+        attrs.evolve(each, shape=tuple(sympy.Min(windows[each.id], T) if size == T else size for size in each.shape))
+        if each.id in windows
+        else each
+        for each in graph.tensors
+    )
+    ids, positions, mask, _ = stage.inputs
+    with torch.device("meta"):
+        caches = torch.empty(2, keys, 4), torch.empty(shifts)
+    return attrs.evolve(graph, tensors=tensors), attrs.evolve(stage, inputs=(ids, positions, mask, caches))
+
+
+@pytest.mark.parametrize(("keys", "shifts", "tokens"), [(5, 5, 5), (7, 9, 9), (7, 15, 15)])
+def test_the_tokens_that_fill_windows_are_the_fewest_that_do(keys: int, shifts: int, tokens: int) -> None:
+    """Both windows of 7 and 15 are full from T = 15 on, the first one from 7 on: of 9 tokens it keeps 7."""
+    graph, stage = windowed(keys, shifts)
+    assert example_bindings(graph, stage) == {"B": 2, "S": 3, "T": tokens}
+
+
+def test_sizes_that_no_number_of_tokens_gives_are_an_error() -> None:
+    """A window of 7 that holds 4 and one of 15 that holds 9 are of no common T."""
+    graph, stage = windowed(4, 9)
+    with pytest.raises(OptionError, match="do not say the size of T; give the sizes, such as --points decode:B=2,S=2,"):
+        example_bindings(graph, stage)
 
 
 def test_a_dim_that_the_example_does_not_say_is_an_error() -> None:

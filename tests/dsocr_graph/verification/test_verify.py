@@ -235,12 +235,26 @@ def test_a_root_entered_by_a_method_is_explained() -> None:
     assert reasons(found) == {Reason.METHOD}
 
 
+def scaled(*values: float) -> Callable[[Any, Tensor], Tensor]:
+    """Return a body that multiplies by constants."""
+    return lambda model, x: chain(model, x) * torch.tensor(values, device=x.device)
+
+
 def test_constants_of_the_code_are_explained() -> None:
-    """A tensor made of numbers is lifted out of the graph, which keeps its name and not its values."""
-    found = verified(lambda model, x: chain(model, x) * torch.tensor([2.0, 3.0], device=x.device))
-    assert {each.reason for each in differences(found, Subject.OPERATORS)} <= {Reason.CONSTANT}
-    assert [each.reason for each in differences(found, Subject.RESULTS)] == [Reason.LOST_CONSTANTS]
+    """A tensor made of numbers is lifted out of the graph; a replay has the values that the run made."""
+    found = verified(scaled(2.0, 3.0))
+    assert {each.reason for each in differences(found, Subject.OPERATORS)} == {Reason.CONSTANT}
+    assert differences(found, Subject.RESULTS) == []
     assert found.unexplained == ()
+
+
+def test_constants_that_nobody_knows_are_explained() -> None:
+    """A list's tensor is in the graph by name alone, and made by no code that runs: zeros stand for it."""
+    held = [torch.tensor([2.0, 3.0])]
+    model, x = Model(lambda model, x: chain(model, x) * held[0]).eval(), torch.ones(3, 4)
+    stage = StageSpec(name="forward", description="", module=model, inputs=(x,))
+    (found,) = verify_model(model, [stage], name="toy", variant={}).stages
+    assert [each.reason for each in differences(found, Subject.RESULTS)] == [Reason.LOST_CONSTANTS]
 
 
 def test_a_cache_beside_the_tensors_is_explained() -> None:

@@ -1,0 +1,117 @@
+"""FLOPs of a run, as torch's counter has them, beside those of the analytic model; why they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from dsocr_graph.scopes import ScopeNode
+from dsocr_graph.verification.flop_counts import CountedFlops, counted_operators
+from dsocr_graph.verification.reasons import why_fused
+from dsocr_graph.verification.records import Check, Difference, Reason, Subject
+from dsocr_graph.verification.stage_run import StageRun
+from modelmeter.dim_binding import bind
+from modelmeter.evaluate import evaluate_stage
+from modelmeter.layers import Unclassified
+from modelmeter.model import AnalyticModel
+
+
+@frozen(kw_only=True)
+class ModelledFlops:
+    """FLOPs of matrix products of one run, as the analytic model has them. Modules are named by node id."""
+
+    total: int
+    modules: Mapping[str, int]  # those below included
+    operators: Mapping[tuple[str, str], int] = field(factory=dict)  # by module and captured operator
+    unclassified: frozenset[str] = frozenset()  # modules with operators without a rule
+
+    @classmethod
+    def of(cls, model: AnalyticModel, stage: str, bindings: Mapping[str, int]) -> ModelledFlops:
+        """Return what a model says of a stage at some sizes."""
+        sizes: dict[str, Any] = dict(bindings)
+        cost = evaluate_stage(model, stage, **sizes)
+        leaves = model.leaves_by_stage[stage]
+        operators: Counter[tuple[str, str]] = Counter()
+        for leaf in leaves:
+            operators[leaf.module, leaf.op] += int(bind(leaf.layer.matmul_flops(), bindings)) * leaf.calls
+        return cls(
+            total=int(cost.total.cost.matmul_flops),
+            modules={node: int(amount.inclusive.cost.matmul_flops) for node, amount in cost.modules.items()},
+            operators=operators,
+            unclassified=frozenset(leaf.module for leaf in leaves if isinstance(leaf.layer, Unclassified)),
+        )
+
+
+def flops(run: StageRun, counted: CountedFlops, modelled: ModelledFlops) -> Check:
+    """Compare FLOPs by torch's counter with those of the analytic model, in all and of each module that is called.
+
+    Nodes that a shared module joins are compared together, under the first of them.
+    """
+    rows = [_Row(nodes=(), what="in all", ran=counted.total, filed=counted.total, said=modelled.total)]
+    for nodes in run.paths.groups(run.grouped):
+        modules = run.paths.modules_of(nodes)
+        if any(module in counted.called for module in modules):
+            rows.append(
+                _Row(
+                    nodes=nodes,
+                    what="in the module",
+                    ran=sum(counted.called.get(module, 0) for module in modules),
+                    filed=sum(counted.filed.get(module, 0) for module in modules),
+                    said=sum(modelled.modules.get(node.id, 0) for node in nodes),
+                )
+            )
+    found = tuple(
+        Difference(
+            subject=Subject.FLOPS,
+            module=row.nodes[0].id if row.nodes else "",
+            what=row.what,
+            run=f"{row.ran:,}",
+            graph=f"{row.said:,}",
+            reason=_why(run, row, modelled),
+        )
+        for row in rows
+        if row.ran != row.said
+    )
+    return Check(subject=Subject.FLOPS, compared=len(rows), unit="modules", differences=found)
+
+
+@frozen(kw_only=True)
+class _Row:
+    """FLOPs of some nodes together, or of all where there are none."""
+
+    nodes: tuple[ScopeNode, ...]
+    what: str
+    ran: int  # during the calls of their modules
+    filed: int  # of what these contain, wherever it was called from
+    said: int  # by the model
+
+
+def _why(run: StageRun, row: _Row, modelled: ModelledFlops) -> Reason | None:
+    if row.said == row.filed:
+        return Reason.ELSEWHERE
+    below = _below(run, row.nodes)
+    uncounted = _uncounted(run, modelled, below)
+    if uncounted and row.said - uncounted in {row.ran, row.filed}:
+        return Reason.UNCOUNTED
+    if row.said < row.ran and not modelled.unclassified.isdisjoint(below):
+        return Reason.UNCLASSIFIED
+    return why_fused(run, run.paths.modules_of(row.nodes)) if row.nodes else None
+
+
+def _below(run: StageRun, nodes: Sequence[ScopeNode]) -> frozenset[str]:
+    """Return the ids of some nodes and of all below them; of all nodes where there are none."""
+    found = {node.id for node in nodes or run.grouped.nodes}
+    for node in run.grouped.nodes:  # parents come before children
+        if node.parent in found:
+            found.add(node.id)
+    return frozenset(found)
+
+
+def _uncounted(run: StageRun, modelled: ModelledFlops, nodes: Collection[str]) -> int:
+    """Return the FLOPs of the captured operators that run as nothing which torch's counter has a formula for."""
+    formulas = counted_operators()
+    seen = {item.call.op for item in run.replayed.calls if not formulas.isdisjoint({item.call.op, *item.dispatched})}
+    return sum(flops for (node, op), flops in modelled.operators.items() if node in nodes and op not in seen)
