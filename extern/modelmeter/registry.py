@@ -1,4 +1,7 @@
-"""Named models: found through entry points of the group ``modelmeter.models``, loaded when asked for."""
+"""Named models: found through entry points of the group ``modelmeter.models``, loaded when asked for.
+
+A name is one model: where two packages register different ones under it, neither is taken.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,10 @@ class UnknownVariantError(UnknownNameError):
 
 class BrokenModelError(ModelMeterError, ImportError):
     """An entry point that cannot be imported, or that is no `RegisteredModel`."""
+
+
+class DuplicateModelError(BrokenModelError):
+    """A name under which two packages register different models."""
 
 
 @frozen(kw_only=True)
@@ -98,12 +105,21 @@ def registered(name: str) -> RegisteredModel:
         When no installed package registers the name; the message lists those that exist.
     BrokenModelError
         When the entry point cannot be imported or is no `RegisteredModel`.
+    DuplicateModelError
+        When two packages register different models under the name.
     """
-    points = {point.name: point for point in metadata.entry_points(group=GROUP)}
-    if name not in points:
+    points = metadata.entry_points(group=GROUP)
+    named = {point.value: point for point in points if point.name == name}
+    if not named:
         hint = "" if points else "No installed package registers a model: install the package that ships it."
-        raise UnknownModelError("model", name, points, hint)
-    point = points[name]
+        raise UnknownModelError("model", name, {point.name for point in points}, hint)
+    point, *others = named.values()
+    if others:
+        owners = " and ".join(f"{_package(each)} ({each.value})" for each in named.values())
+        raise DuplicateModelError(
+            f"model {name!r} is registered by {owners}; which one is meant cannot be told: uninstall one of the "
+            "packages, or register the model under another name"
+        )
     try:
         entry = point.load()
     except Exception as error:
@@ -117,6 +133,11 @@ def registered(name: str) -> RegisteredModel:
             "an entry point of modelmeter.models must name a RegisteredModel"
         )
     return entry
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    """Return the name of the installed package that registers an entry point."""
+    return "a package without metadata" if point.dist is None else point.dist.name
 
 
 def load(name: str, variant: str | None = None) -> AnalyticModel:
@@ -134,7 +155,7 @@ def load(name: str, variant: str | None = None) -> AnalyticModel:
     UnknownModelError, UnknownVariantError
         When there is no such model or variant; the message lists those that exist.
     BrokenModelError
-        When the entry point cannot be imported.
+        When the entry point cannot be imported, or two packages register the name.
     ModelFileError
         When the data file is damaged.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dsocr_graph.compared_workloads import SamePages, SamePoints
     from dsocr_graph.emit.compare_models import LeftOut
-    from modelmeter.compare import Movement, Operand, SideBySide
+    from modelmeter.compare import Metric, Movement, Operand, SideBySide
     from modelmeter.model import AnalyticModel
     from modelmeter.workload import Workload
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 DEFAULT_DEVICE = "h200"
 FORMATS = ("markdown", "json", "csv")
 
-_OF_SIDES = ("calibration", "threshold", "fail_on", "lines")
+RANK_WORDS = ("time", "flops", "bytes", "fused-bytes", "memory", "load-memory", "parameters", "weights")
+"""What `--by` takes: the words of `modelmeter.compare.RANKS`, which loads what a command line's help need not."""
+
+_OF_SIDES = ("calibration", "threshold", "fail_on", "lines", "by")
 """Options that say nothing to the table of models."""
 
 _OF_PAGES = ("workload", "mode", "batch", "new_tokens")
@@ -73,6 +76,12 @@ def add_parser(commands: Subparsers) -> None:
         metavar="TOTAL[,TOTAL...]",
         help="of flops, bytes, time, memory and parameters (default: all that every side has)",
     )
+    parser.add_argument(
+        "--by",
+        metavar="TOTAL",
+        help=f"the total whose change is explained, of {', '.join(RANK_WORDS)} (default: time if every side has it, "
+        "else flops, and every total that fails a check)",
+    )
     parser.add_argument("--lines", type=int, metavar="N", help='most lines of "what changed and why" (default: 12)')
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the standard output")
@@ -93,8 +102,9 @@ def _run(options: argparse.Namespace) -> int:
         raise OptionError(f"lines is {options.lines}; expected 1 or more")
     compared = _compare(options)
     threshold: float | None = options.threshold
-    moved = [] if threshold is None else [moved_text(each, threshold) for each in _movements(compared, options)]
-    _write(_text(compared, options), options.out)
+    movements = [] if threshold is None else _movements(compared, options)
+    moved = [moved_text(each, threshold or 0) for each in movements]
+    _write(_text(_explaining(compared, movements, options), options), options.out)
     for text in moved:
         print(text, file=sys.stderr)
     return 1 if moved else 0
@@ -117,7 +127,23 @@ def _compare(options: argparse.Namespace) -> SideBySide:
         assert operand.model is not None
         return asked.workload(operand.model, label=operand.label, variant=operand.variant)
 
-    return set_side_by_side(sides_of(operands, workload_of=workload_of, time_model=time_model))
+    sides = sides_of(operands, workload_of=workload_of, time_model=time_model)
+    return set_side_by_side(sides, ranked_by=_ranked_by(options))
+
+
+def _ranked_by(options: argparse.Namespace) -> Metric | None:
+    from modelmeter.compare import RANKS
+
+    if options.by is not None and options.by not in RANKS:
+        raise OptionError(f"--by {options.by} is no total whose change can be explained; choose of {', '.join(RANKS)}")
+    return None if options.by is None else RANKS[options.by]
+
+
+def _explaining(compared: SideBySide, moved: Sequence[Movement], options: argparse.Namespace) -> SideBySide:
+    """Return a comparison that explains every total that failed a check too, unless one is asked for."""
+    from modelmeter.compare import with_explained
+
+    return compared if options.by is not None else with_explained(compared, [each.metric for each in moved])
 
 
 def _require_evaluated(operands: Sequence[Operand], options: argparse.Namespace) -> None:
@@ -233,25 +259,29 @@ def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], 
     from dsocr_graph.emit.compare_models import LeftOut
     from dsocr_graph.errors import PlanError
     from dsocr_graph.workloads import WorkloadError
+    from modelmeter.errors import ModelMeterError
     from modelmeter.model import SizeLimitError
     from modelmeter.registry import available, registered
 
     asked = _asked(options)
-    entries = {name: registered(name) for name in available()}
-    loaded = {name: entry.load() for name, entry in entries.items()}
-    _require_mode_taken([(name, entry.default, loaded[name]) for name, entry in entries.items()], options)
     models: dict[str, AnalyticModel] = {}
-    workloads: dict[str, Workload] = {}
+    variants: dict[str, str] = {}
     left_out: list[LeftOut] = []
-    for name, entry in entries.items():
-        label = f"{name}:{entry.default}"
-        model = loaded[name]
+    for name in available():
         try:
-            workloads[label] = asked.workload(model, label=label, variant=entry.default)
+            entry = registered(name)
+            models[f"{name}:{entry.default}"] = entry.load()
+            variants[f"{name}:{entry.default}"] = entry.default
+        except (ModelMeterError, ImportError) as error:  # one broken package does not hide the others
+            left_out.append(LeftOut(label=name, reason=str(error)))
+    _require_mode_taken([(label, variants[label], model) for label, model in models.items()], options)
+    workloads: dict[str, Workload] = {}
+    for label, model in models.items():
+        try:
+            workloads[label] = asked.workload(model, label=label, variant=variants[label])
         except (OptionError, PlanError, SizeLimitError, WorkloadError) as error:
             left_out.append(LeftOut(label=label, reason=str(error)))
-        else:
-            models[label] = model
+    models = {label: models[label] for label in workloads}
     return models, workloads, left_out
 
 

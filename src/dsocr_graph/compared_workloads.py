@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from dsocr_graph.assumed_readings import read_by_stages, views_of
 from dsocr_graph.errors import OptionError
 from dsocr_graph.models.registry import MODELS
 from dsocr_graph.subjects import stages_text, workload_at
 from dsocr_graph.timing.plan import Point
-from dsocr_graph.workloads import MODES, Profile, bind_profile, override
+from dsocr_graph.workloads import MODES, Profile, override
 from dsocr_graph.workloads.profile import DTYPES
 from modelmeter.model import AnalyticModel
 from modelmeter.workload import Workload
@@ -32,24 +33,27 @@ class SamePages:
     mode: str | None = None
 
     def workload(self, model: AnalyticModel, *, label: str, variant: str | None) -> Workload:
-        """Return the pages as a workload of a model; one that no one here knows reads pages as DeepSeek-OCR does.
+        """Return the pages as a workload of a model; one that no one here knows is read by its stages.
 
         Raises
         ------
         OptionError
-            When the pages run a stage that the model does not have, or are for a variant of another kind.
+            When no reading of pages runs the model's stages, or the pages are for a variant of another kind.
         WorkloadError
             When the model cannot read them.
         """
         dtype = model.variant.get("dtype")
         profile = override(self.profile, mode=mode_of(variant) or self.mode, dtype=dtype if dtype in DTYPES else None)
-        workload = MODELS[model.name].workload(profile) if model.name in MODELS else bind_profile(profile)
-        missing = {run.stage for item in workload.items for run in item.runs} - {each.name for each in model.stages}
-        if missing:
+        stages = {each.name for each in model.stages}
+        workload = MODELS[model.name].workload(profile) if model.name in MODELS else None
+        if workload is None or not {run.stage for item in workload.items for run in item.runs} <= stages:
+            workload = read_by_stages(model, profile)
+        if workload is None:
             raise OptionError(
-                f"profile {profile.name!r} runs {', '.join(sorted(missing))}, {label} has the stages "
+                f"no reading of the pages of profile {profile.name!r} is known: {label} has the stages "
                 f"{stages_text(model)}; compare at sizes of these, as --points STAGE:DIM=SIZE,..."
             )
+        workload = evolve(workload, facts={**workload.facts, **views_of(model, profile)})
         differing = _differing(model.variant, workload.facts)
         if differing:
             raise OptionError(

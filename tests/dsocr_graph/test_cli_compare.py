@@ -20,7 +20,7 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.subjects import points_workload
 from dsocr_graph.timing.plan import parse_point
 from modelmeter import registry
-from modelmeter.compare import CompareError, Metric, MissingFigureError, Movement, UnknownOperandError
+from modelmeter.compare import RANKS, CompareError, Metric, MissingFigureError, Movement, UnknownOperandError
 from modelmeter.evaluate import evaluate
 from modelmeter.layers import Unclassified
 from modelmeter.model import AnalyticModel, Exactness, Leaf
@@ -54,7 +54,7 @@ def test_two_variants_are_compared_in_the_modes_that_they_name(compare: Compare)
     """Base has no crops: the stage of local views is gone, and says so."""
     status, text, _ = compare("deepseek-ocr:gundam", "deepseek-ocr:base")
     assert status == 0
-    assert "| **workload: mode** | Gundam " in text
+    assert re.search(r"\| \*\*workload: mode\*\* +\| Gundam ", text)
     assert "vision_local executions 4 → 0" in text
 
 
@@ -64,8 +64,11 @@ def test_an_implementation_is_a_reason(compare: Compare) -> None:
     (changes,) = json.loads(text)["changes"]
     first = changes["entries"][0]
     assert first["role"] == "decoder: attention"
-    assert first["why"][0] == "attention sdpa → eager"
-    assert "scaled_dot_product_attention calls 12 → 0" in first["why"]
+    (reason,) = first["why"]
+    assert reason["reason"] == "attention sdpa → eager"
+    assert reason["effect"] == pytest.approx(first["after"] - first["before"])
+    assert sum(part["effect"] for part in reason["parts"]) == pytest.approx(reason["effect"])
+    assert any("scaled_dot_product_attention calls 12 → 0" in part["reason"] for part in reason["parts"])
 
 
 def test_models_of_two_packages_are_compared_module_by_module(compare: Compare) -> None:
@@ -115,6 +118,81 @@ def test_the_check_works_in_both_directions(compare: Compare) -> None:
     assert re.fullmatch(f"{moved}either way\n", messages)
     words = ("deepseek-ocr:small", "deepseek-ocr:small", "--threshold", "0")
     assert compare(*words)[::2] == (0, "")  # nothing moved at all
+
+
+def test_a_total_that_fails_is_explained(compare: Compare) -> None:
+    """Beside the time, whatever moved; with --by that one alone, and with nothing that failed the time alone."""
+    words = ("deepseek-ocr:tiny", "deepseek-ocr:small", "--threshold", "0.01", "--fail-on", "flops,memory")
+    titles = r"## What changed and why: (.*) of deepseek-ocr:small"
+    assert re.findall(titles, compare(*words)[1]) == ["time", "FLOPs", "peak memory"]
+    assert re.findall(titles, compare(*words, "--by", "bytes")[1]) == ["bytes"]
+    assert re.findall(titles, compare(*words[:2])[1]) == ["time"]
+    document = json.loads(compare(*words, "--format", "json")[1])
+    assert document["explained"] == ["time", "FLOPs", "peak memory"]
+    assert [changes["metric"] for changes in document["changes"]] == document["explained"]
+    assert "\nchange,activations,peak memory,bytes," in compare(*words, "--format", "csv")[1]
+
+
+def test_every_word_of_by_is_known(compare: Compare) -> None:
+    """The help names what modelmeter can explain, and each of them works."""
+    assert set(cli_compare.RANK_WORDS) == set(RANKS)
+    for word, metric in RANKS.items():
+        text = compare("deepseek-ocr:tiny", "deepseek-ocr-2", "--by", word)[1]
+        assert f"## What changed and why: {metric.value} of deepseek-ocr-2:bf16-sdpa" in text
+    with pytest.raises(MissingFigureError, match="has no time"):
+        compare("deepseek-ocr:tiny", "deepseek-ocr:tiny", "--device", "none", "--by", "time")
+
+
+def test_the_size_of_views_is_a_fact(compare: Compare) -> None:
+    """Crops of 640 pixels against tiles of 768: in the facts of both, and among what is left at equal dims."""
+    text = compare("deepseek-ocr", "deepseek-ocr-2")[1]
+    row = r"\| \*\*workload: views of vision_local\*\* +\| 640 x 640 pixels +\| 768 x 768 pixels +\|"
+    assert re.search(row, text)
+    assert "among it vision_local: views of 640 x 640 pixels → 768 x 768 pixels (+" in text
+
+
+def _registered(monkeypatch: pytest.MonkeyPatch, models: dict[str, AnalyticModel]) -> None:
+    """Register models beside one that cannot be imported and one without its default variant."""
+
+    def lookup(name: str) -> object:
+        if name == "no-import":
+            raise registry.BrokenModelError("model 'no-import' cannot be imported")
+        if name == "no-default":
+            return registry.RegisteredModel(name="no-default", package="modelmeter.layers", default="plain")
+        return entries[name]
+
+    entries = {
+        name: SimpleNamespace(default="plain", load=lambda *_, model=model: model) for name, model in models.items()
+    }
+    monkeypatch.setattr(registry, "available", lambda: (*entries, "no-import", "no-default"))
+    monkeypatch.setattr(registry, "registered", lookup)
+    monkeypatch.setattr("modelmeter.compare.operands.registered", lookup)
+
+
+def test_a_broken_package_does_not_hide_the_others(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table has the rest and the reasons; a model that is asked for by name fails all the same."""
+    _registered(monkeypatch, {"my-lm": evolve(modelmeter.load("qwen3-8b"), name="my-lm")})
+    status, text, _ = compare("--all")
+    assert status == 0
+    assert "| my-lm:plain " in text
+    assert "- no-import: model 'no-import' cannot be imported" in text
+    assert "- no-default: unknown variant of no-default 'plain'" in text
+    with pytest.raises(registry.BrokenModelError):
+        compare("my-lm", "no-import")
+
+
+def test_a_model_of_another_package_reads_pages_by_its_stages(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A language model reads their text as those of the catalog do, and the facts say that this is assumed."""
+    qwen = modelmeter.load("qwen3-8b")
+    _registered(monkeypatch, {"my-lm": evolve(qwen, name="my-lm"), "qwen3-8b": qwen})
+    _, text, _ = compare("my-lm", "my-lm", "--format", "json")
+    document = json.loads(text)
+    read = document["facts"]["workload: read"]
+    assert read == ["the text of each page, as decoder-only language models do (assumed from the stages)"] * 2
+    _, known, _ = compare("qwen3-8b", "qwen3-8b", "--format", "json")
+    assert json.loads(known)["totals"]["FLOPs"] == document["totals"]["FLOPs"]
 
 
 def test_a_total_that_was_nothing_moved_from_nothing() -> None:
@@ -219,7 +297,7 @@ def test_a_side_that_leaves_something_out_says_so(compare: Compare, tmp_path: Pa
 
 def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model has a row, in its default variant; one that pages say nothing to is left out with the reason."""
-    other = _other_stages()
+    other = evolve(_other_stages(), name="other")
     tiny = registry.registered("deepseek-ocr").load("tiny")
     entries = {
         "deepseek-ocr": SimpleNamespace(default="tiny", load=lambda: tiny),
@@ -231,7 +309,8 @@ def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pyte
     assert status == 0
     names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| deepseek-ocr:")]
     assert names == ["deepseek-ocr:tiny"]
-    assert "- other:bf16: profile 'dsocr-standard-v1' runs vision_global, other:bf16 has the stages encode" in text
+    left_out = "no reading of the pages of profile 'dsocr-standard-v1' is known: other:bf16 has the stages"
+    assert f"- other:bf16: {left_out} encode (no dims), vision_local (H, V), " in text
 
 
 @pytest.mark.parametrize(
@@ -248,6 +327,9 @@ def test_all_is_a_table_of_registered_models(compare: Compare, monkeypatch: pyte
             "has no time: analyze it with a device",
         ),
         (("--all", "deepseek-ocr"), OptionError, "--all is a table of every registered model"),
+        (("deepseek-ocr", "deepseek-ocr", "--by", "speed"), OptionError, "--by speed is no total whose change can be"),
+        (("deepseek-ocr", ""), UnknownOperandError, "a side has no name"),
+        (("--all", "--by", "flops"), OptionError, "--all is a table of every registered model"),
         (("--all", "--threshold", "1"), OptionError, "--all is a table of every registered model"),
     ],
 )

@@ -9,7 +9,15 @@ import pytest
 
 import modelmeter
 from modelmeter.errors import UnknownModelError
-from modelmeter.registry import BrokenModelError, RegisteredModel, UnknownVariantError, available, load, registered
+from modelmeter.registry import (
+    BrokenModelError,
+    DuplicateModelError,
+    RegisteredModel,
+    UnknownVariantError,
+    available,
+    load,
+    registered,
+)
 from modelmeter.serialize import ModelFileError, compress, model_to_json
 
 POINTS = """[modelmeter.models]
@@ -101,3 +109,19 @@ def test_a_package_without_data_has_no_variants() -> None:
     assert empty.variants == {}
     with pytest.raises(UnknownVariantError, match="Known: none"):
         empty.load()
+
+
+def test_a_name_of_two_packages_is_refused(installed: Path) -> None:
+    """Which of two models is meant cannot be told: both packages are named. The same entry twice is one model."""
+    for package, value in (("other-package", "other_package:MODEL"), ("again", "toy_package_of_tests:MODEL")):
+        meta = installed / f"{package.replace('-', '_')}-1.0.dist-info"
+        meta.mkdir()
+        (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        name = "toy-model" if package == "again" else "toy-wrong"
+        (meta / "entry_points.txt").write_text(f"[modelmeter.models]\n{name} = {value}\n")
+    assert registered("toy-model").name == "toy-model"
+    with pytest.raises(DuplicateModelError, match="uninstall one of the packages") as caught:
+        registered("toy-wrong")
+    assert "toy-package-of-tests (toy_package_of_tests:NAME)" in str(caught.value)
+    assert "other-package (other_package:MODEL)" in str(caught.value)
+    assert list(available()).count("toy-wrong") == 1

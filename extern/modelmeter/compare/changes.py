@@ -1,40 +1,20 @@
-"""What changed and why: the change of a total, split by phase and role, each part with its reasons; largest first."""
+"""What changed and why: the change of a total, split into parts, each with its reasons; largest first."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from attrs import frozen
 
-from modelmeter.compare.metrics import Metric
-from modelmeter.compare.reasons import Group, reasons
-from modelmeter.compare.roles import Role
-from modelmeter.compare.side import RESIDENT, Piece, Side
+from modelmeter.compare.counterfactual import is_noise
+from modelmeter.compare.group import same_model
+from modelmeter.compare.memory_changes import memory_entries
+from modelmeter.compare.metrics import HELD_METRICS, Metric
+from modelmeter.compare.part_changes import Change, part_changes
+from modelmeter.compare.reason import Reason, ranked
+from modelmeter.compare.side import Side
+from modelmeter.compare.side_words import pixels_differing
 from modelmeter.costs import Number
-from modelmeter.reports.serving import DECODE
-
-ENCODE, PREFILL_PHASE, DECODE_PHASE, HELD = "encode", "prefill", "decode", "parameters"
-"""Phases: stages of one kind, so that models with other stages can be compared."""
-
-_NOISE = 1e-12  # relative; sums of floats in another order
-
-
-@frozen(kw_only=True)
-class Change:
-    """A part of a total's change."""
-
-    phase: str
-    role: Role
-    before: Number
-    after: Number
-    work: Mapping[Metric, tuple[Number, Number]]  # of a time: before and after of what it comes from, where known
-    reasons: tuple[str, ...]
-
-    @property
-    def difference(self) -> Number:
-        """What the part adds to the change; negative where it became less."""
-        return self.after - self.before
 
 
 @frozen(kw_only=True)
@@ -46,6 +26,7 @@ class Changes:
     before: Number
     after: Number
     entries: tuple[Change, ...]  # largest first; their differences add up to the whole change
+    causes: tuple[Reason, ...] = ()  # of all parts together, and what they leave; add up to the whole, or not known
 
     @property
     def difference(self) -> Number:
@@ -54,70 +35,49 @@ class Changes:
 
 
 def changes_of(before: Side, after: Side, metric: Metric) -> Changes:
-    """Return what each role in each phase adds to the change of a total.
+    """Return what each part adds to the change of a total.
 
     Parameters
     ----------
     before, after : Side
         Sides that both have the metric.
     metric : Metric
-        One of those that parts have.
+        One of those that parts have, or of memory.
     """
-    old, new = _groups(before, metric), _groups(after, metric)
-    pairs = {
-        key: (old.get(key) or Group(side=before), new.get(key) or Group(side=after))
-        for key in dict.fromkeys((*old, *new))
-    }
-    entries = [
-        Change(
-            phase=phase,
-            role=role,
-            before=one.total(metric),
-            after=other.total(metric),
-            work=_work(one, other) if metric is Metric.TIME else {},
-            reasons=reasons(one, other, metric),
-        )
-        for (phase, role), (one, other) in pairs.items()
-        if not math.isclose(one.total(metric), other.total(metric), rel_tol=_NOISE)
-    ]
+    entries = memory_entries(before, after, metric) if metric in HELD_METRICS else part_changes(before, after, metric)
     return Changes(
         label=after.label,
         metric=metric,
         before=before.totals[metric],
         after=after.totals[metric],
-        entries=tuple(sorted(entries, key=lambda entry: (-abs(entry.difference), entry.phase, entry.role.order))),
+        entries=tuple(sorted(entries, key=_rank)),
+        causes=_causes(entries, before, after),
     )
 
 
-def phase_of(side: Side, stage: str) -> str:
-    """Return the phase of a stage: without keys and values left behind it encodes, else it decodes or prefills.
-
-    Examples
-    --------
-    >>> from modelmeter.compare.side import Side
-    >>> side = Side(
-    ...     label="a", facts={}, totals={}, work={}, stages={}, nodes={}, cached=frozenset({"prefill", "decode"})
-    ... )
-    >>> phase_of(side, "vision"), phase_of(side, "decode")
-    ('encode', 'decode')
-    """
-    if stage == RESIDENT:
-        return HELD
-    if side.cached and stage not in side.cached:
-        return ENCODE
-    if not side.cached:
-        return DECODE_PHASE if DECODE in stage else PREFILL_PHASE if PREFILL_PHASE in stage else ENCODE
-    return DECODE_PHASE if DECODE in stage else PREFILL_PHASE
+def _causes(entries: Sequence[Change], before: Side, after: Side) -> tuple[Reason, ...]:
+    """Return what the causes that act on all parts add to all of them, and what is left."""
+    effects: dict[str, Number] = {}
+    for reason in (reason for entry in entries for reason in entry.reasons if reason.of_all):
+        effects[reason.text] = effects.get(reason.text, 0) + (reason.effect or 0)
+    if not effects:
+        return ()
+    whole = sum(entry.difference for entry in entries)
+    rest = whole - sum(effects.values())
+    found = [Reason(text=text, effect=effect, of_all=True) for text, effect in effects.items()]
+    if not is_noise(rest, [entry.before for entry in entries]):
+        found.append(Reason(text=_left(before, after), effect=rest))
+    return ranked(found, whole)
 
 
-def _work(old: Group, new: Group) -> dict[Metric, tuple[Number, Number]]:
-    amounts = {metric: (old.total(metric), new.total(metric)) for metric in (Metric.FLOPS, Metric.BYTES)}
-    return {metric: pair for metric, pair in amounts.items() if all(pair)}
+def _left(before: Side, after: Side) -> str:
+    """Return what is left when both sides run the same, with the sizes of views that a model has built in."""
+    if same_model(before, after):
+        return "the variants themselves"
+    views = [f"{stage}: {text}" for stage in before.stages for text in pixels_differing(before, after, stage)]
+    among = f", among it {', '.join(views)}" if views else ""
+    return f"the models themselves at the same executions and dims{among}"
 
 
-def _groups(side: Side, metric: Metric) -> dict[tuple[str, Role], Group]:
-    pieces: dict[tuple[str, Role], list[Piece]] = {}
-    for piece, figures in side.work.items():
-        if metric in figures:
-            pieces.setdefault((phase_of(side, piece.stage), side.roles[piece.module]), []).append(piece)
-    return {key: Group(side=side, pieces=tuple(found)) for key, found in pieces.items()}
+def _rank(entry: Change) -> tuple[object, ...]:
+    return -abs(entry.difference), entry.phase, () if entry.role is None else entry.role.order

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from modelmeter.compare.align import Alignment, align
 from modelmeter.compare.changes import Changes, changes_of
 from modelmeter.compare.errors import CompareError, MissingFigureError
 from modelmeter.compare.kinds import kinds_of
-from modelmeter.compare.metrics import ADDITIVE, GATES, Metric
+from modelmeter.compare.metrics import ADDITIVE, GATES, HELD_METRICS, Metric
 from modelmeter.compare.side import RESIDENT, Figures, Side
 from modelmeter.costs import Number
 
@@ -55,7 +55,9 @@ class SideBySide:
     additive : tuple of Metric
         Metrics of rows that all sides have.
     changes : tuple of Changes
-        Of each other side against the first, by `ranked_by`.
+        Of each other side against the first, by each of `explained`.
+    explained : tuple of Metric
+        What is explained; rows are ranked by the first of `additive` among them, `ranked_by`.
     """
 
     sides: tuple[Side, ...]
@@ -68,7 +70,12 @@ class SideBySide:
     alignment: Alignment
     additive: tuple[Metric, ...]
     ranked_by: Metric
+    explained: tuple[Metric, ...]
     changes: tuple[Changes, ...]
+
+    def knows(self, metric: Metric, side: int) -> bool:
+        """Whether parts of a side have a metric, so that a part without it has none of it."""
+        return _has_parts(self.sides[side], metric)
 
 
 @frozen(kw_only=True)
@@ -94,7 +101,7 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
     sides : sequence of Side
         Two or more.
     ranked_by : Metric or None
-        What "what changed and why" explains; time if all sides have it, else bytes.
+        What "what changed and why" explains; time if all sides have it, else FLOPs, and so on, the first that moved.
 
     Raises
     ------
@@ -115,8 +122,8 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
     ...     return side_of_report(modelmeter.evaluate.evaluate(model, workload), label=label, model=model)
     >>> compared = set_side_by_side([decode("short", 100), decode("long", 1000)], ranked_by=Metric.FLOPS)
     >>> for entry in compared.changes[0].entries:
-    ...     print(entry.phase, entry.role.name, entry.difference, entry.reasons)
-    decode decoder: attention 55944000 ('decode T 100 → 1,000',)
+    ...     print(entry.name, entry.difference, [(reason.text, reason.effect) for reason in entry.reasons])
+    decode, decoder: attention 55944000 [('decode T 100 → 1,000', 55944000)]
     """
     if len(sides) < 2:
         raise CompareError(f"a comparison needs two sides or more, this one has {len(sides)}; name another one")
@@ -124,9 +131,7 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
     if not additive:
         kinds = "; ".join(f"{side.label} has {', '.join(side.totals) or 'none'}" for side in sides)
         raise CompareError(f"the sides have no figure in common: {kinds}; give a device to those without times")
-    leading = _leading(sides, additive) if ranked_by is None else ranked_by
-    if leading not in additive:
-        raise _missing(sides, leading)
+    asked = _leading(sides, additive) if ranked_by is None else ranked_by
     alignment = align([kinds_of(side) for side in sides])
     return SideBySide(
         sides=tuple(sides),
@@ -138,9 +143,37 @@ def set_side_by_side(sides: Sequence[Side], *, ranked_by: Metric | None = None) 
         modules=_module_rows(sides, alignment),
         alignment=alignment,
         additive=additive,
-        ranked_by=leading,
-        changes=tuple(changes_of(sides[0], side, leading) for side in sides[1:]),
+        ranked_by=_row_metric(asked, additive),
+        explained=(asked,),
+        changes=_changes(sides, asked),
     )
+
+
+def with_explained(compared: SideBySide, metrics: Sequence[Metric]) -> SideBySide:
+    """Return a comparison that explains the change of further totals as well, in that order.
+
+    Raises
+    ------
+    MissingFigureError
+        When a side lacks one.
+    """
+    further = [metric for metric in dict.fromkeys(metrics) if metric not in compared.explained]
+    changes = [each for metric in further for each in _changes(compared.sides, metric)]
+    return evolve(compared, explained=(*compared.explained, *further), changes=(*compared.changes, *changes))
+
+
+def _changes(sides: Sequence[Side], metric: Metric) -> tuple[Changes, ...]:
+    known = all(metric in side.totals and (metric in HELD_METRICS or _has_parts(side, metric)) for side in sides)
+    if not known:
+        raise _missing(sides, metric)
+    return tuple(changes_of(sides[0], side, metric) for side in sides[1:])
+
+
+def _row_metric(asked: Metric, additive: Sequence[Metric]) -> Metric:
+    """Return what rows are ranked by: of memory, the parameters' bytes where they are known by module."""
+    if asked in additive:
+        return asked
+    return Metric.WEIGHT_BYTES if Metric.WEIGHT_BYTES in additive else additive[0]
 
 
 def movements(compared: SideBySide, gates: Sequence[str], percent: float) -> tuple[Movement, ...]:
@@ -222,7 +255,7 @@ def _has_parts(side: Side, metric: Metric) -> bool:
 
 
 def _leading(sides: Sequence[Side], additive: Sequence[Metric]) -> Metric:
-    """Return time if there is one, else bytes; the first that moved, as equal bytes would explain nothing."""
+    """Return time if there is one, else FLOPs; the first that moved, as equal figures would explain nothing."""
     moved = [metric for metric in additive if len({side.totals[metric] for side in sides}) > 1]
     return (moved or additive)[0]
 

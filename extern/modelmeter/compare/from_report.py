@@ -8,21 +8,28 @@ from modelmeter.categories import Category
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.model_tree import cached_stages, nodes_of_model, parameter_work
 from modelmeter.compare.roles import Node
+from modelmeter.compare.setup import figures_of, setup_of
 from modelmeter.compare.side import (
+    ACTIVATIONS,
     BANDWIDTH,
+    BUFFERS,
+    INPUTS,
+    KV_CACHE,
     MATRIX_PEAK,
     PEAK_STAGE,
+    ROUTING,
     VERSION,
+    WEIGHTS,
     WORKLOAD,
-    Figures,
     Piece,
     Side,
     Uncounted,
     model_facts,
     stage_sizes,
 )
-from modelmeter.costs import Amount, Number
+from modelmeter.costs import Number
 from modelmeter.model import AnalyticModel
+from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.left_out import WHY_WITHOUT, left_out_stages
 from modelmeter.reports.report import Report, StageMemory
 from modelmeter.reports.serving import DECODE, PREFILL, serving_of
@@ -30,8 +37,20 @@ from modelmeter.units import format_bytes, format_flop_rate
 from modelmeter.workload import StageRun
 
 
-def side_of_report(report: Report, *, label: str, model: AnalyticModel | None = None) -> Side:
+def side_of_report(
+    report: Report, *, label: str, model: AnalyticModel | None = None, clock: TimeModel | None = None
+) -> Side:
     """Return a report as a side; with its model, parameters by module and reasons are known as well.
+
+    Parameters
+    ----------
+    report : Report
+    label : str
+        How tables call it.
+    model : AnalyticModel, optional
+        The one that it is of.
+    clock : TimeModel, optional
+        What made its times; a roofline is recognised without.
 
     Examples
     --------
@@ -55,7 +74,7 @@ def side_of_report(report: Report, *, label: str, model: AnalyticModel | None = 
         facts=_report_facts(report),
         totals=totals,
         work={
-            **{piece: _figures(amount) for piece, amount in own.items()},
+            **{piece: figures_of(amount) for piece, amount in own.items()},
             **({} if model is None else parameter_work(model)),
         },
         memory=_memory(report),
@@ -65,18 +84,9 @@ def side_of_report(report: Report, *, label: str, model: AnalyticModel | None = 
         nodes=_nodes(report) if model is None else nodes_of_model(model),
         uncounted=_uncounted(report),
         model=model,
+        peaks={peak.stage: peak for peak in report.memory.stages},
+        setup=None if model is None else setup_of(report, model, clock),
     )
-
-
-def _figures(amount: Amount) -> Figures:
-    figures: dict[Metric, Number] = {
-        Metric.FLOPS: amount.cost.flops,
-        Metric.BYTES: amount.cost.bytes,
-        Metric.FUSED_BYTES: amount.cost.fused_bytes,
-    }
-    if amount.time is not None:
-        figures[Metric.TIME] = amount.time.seconds
-    return figures
 
 
 def _report_totals(report: Report, model: AnalyticModel | None) -> dict[Metric, Number]:
@@ -85,7 +95,7 @@ def _report_totals(report: Report, model: AnalyticModel | None) -> dict[Metric, 
         Metric.PARAMETERS: report.model.parameters,
         Metric.WEIGHT_BYTES: report.model.parameter_bytes,
         Metric.DOCUMENTS: report.documents,
-        **_figures(report.total.total),
+        **figures_of(report.total.total),
         Metric.MEMORY: report.memory.running_bytes,
         Metric.LOAD_MEMORY: report.memory.load_bytes,
     }
@@ -123,10 +133,11 @@ def _kv_per_token(model: AnalyticModel, runs: Sequence[StageRun]) -> Number | No
 def _memory(report: Report) -> dict[str, Number]:
     peak = _peak(report)
     return {
-        "weights": report.memory.weight_bytes,
-        "KV cache": peak.peak_kv_cache_bytes,
-        "activations": peak.peak_activation_bytes,
-        "inputs": peak.peak_input_bytes,
+        WEIGHTS: report.memory.weight_bytes,
+        **({BUFFERS: report.memory.buffer_bytes} if report.memory.buffer_bytes else {}),
+        KV_CACHE: peak.peak_kv_cache_bytes,
+        ACTIVATIONS: peak.peak_activation_bytes,
+        INPUTS: peak.peak_input_bytes,
     }
 
 
@@ -147,7 +158,7 @@ def _report_facts(report: Report) -> dict[str, str]:
         facts["times"] = f"{report.prediction.method}, {report.prediction.traffic} traffic"
         facts["runtime"] = report.prediction.runtime
         facts |= {f"times: {name}": text for name, text in report.prediction.source.items()}
-    facts["routing"] = report.routing
+    facts[ROUTING] = report.routing
     facts[PEAK_STAGE] = _peak(report).stage
     versions = {name: text for name, text in report.model.provenance.items() if not name.startswith(WHY_WITHOUT)}
     return facts | {f"{VERSION}{name}": version for name, version in versions.items()}

@@ -62,6 +62,9 @@ ADDITIVE = (
 )
 """Metrics that parts of a model have as well; parts add up to the total."""
 
+HELD_METRICS = (Metric.MEMORY, Metric.LOAD_MEMORY)
+"""Metrics of memory, whose parts are weights and what is alive beside them."""
+
 GATES = {
     "flops": Metric.FLOPS,
     "bytes": Metric.BYTES,
@@ -70,3 +73,11 @@ GATES = {
     "parameters": Metric.PARAMETERS,
 }
 """Totals that a threshold can be set on, by the word a caller writes."""
+
+RANKS = {
+    **GATES,
+    "fused-bytes": Metric.FUSED_BYTES,
+    "weights": Metric.WEIGHT_BYTES,
+    "load-memory": Metric.LOAD_MEMORY,
+}
+"""Totals whose change can be explained, by the word a caller writes."""

@@ -60,6 +60,11 @@ def read_operand(text: str) -> Operand:
     >>> read_operand("deepseek-ocr:tiny").model.variant["base_size"]
     '512'
     """
+    if not text.strip():
+        raise UnknownOperandError(
+            "a side has no name; give a report.json or model.json of `dsocr-graph analyze`, its directory, a "
+            "measurement, or NAME:VARIANT"
+        )
     path = Path(text)
     if path.is_dir():
         return _read_directory(path, label=text)
@@ -142,7 +147,7 @@ def _side(
         return side_of_measurement(operand.measurement, label=label, model=operand.model)
     assert operand.model is not None
     report = evaluate(operand.model, workload_of(operand), time_model=time_model)
-    return side_of_report(report, label=label, model=operand.model)
+    return side_of_report(report, label=label, model=operand.model, clock=time_model)
 
 
 def _measured_workload(measurement: Measurement) -> Workload:

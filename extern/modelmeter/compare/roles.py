@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from attrs import frozen
 
-from modelmeter.categories import Category
+from modelmeter.compare.parts import Node, Part, attribute_of, children_of, own_part, part_of
 
 
 class Tower(StrEnum):
@@ -24,23 +24,6 @@ class Tower(StrEnum):
     MODEL = "model"  # of a model without a KV cache and without telling names
     WHOLE = "whole model"  # runs around the towers
     UNKNOWN = "not attributed"
-
-
-class Part(StrEnum):
-    """What a module does within a tower, in the order of tables."""
-
-    EMBEDDING = "embedding"
-    POSITIONS = "positions"
-    CONVOLUTION = "convolution"
-    ATTENTION = "attention"
-    CROSS_ATTENTION = "cross-attention"
-    FEED_FORWARD = "feed-forward"
-    ROUTER = "router"
-    EXPERTS = "experts"
-    SHARED_EXPERTS = "shared experts"
-    NORM = "norm"
-    LINEAR = "linear"  # in no part that a name tells
-    OTHER = "other"  # residual additions, merging, reshaping
 
 
 _UNDIVIDED = (Tower.PROJECTOR, Tower.HEAD, Tower.WHOLE, Tower.UNKNOWN)
@@ -74,24 +57,14 @@ class Role:
 UNATTRIBUTED = Role(tower=Tower.UNKNOWN)
 
 
-@frozen(kw_only=True)
-class Node:
-    """A module as roles see it."""
-
-    id: str
-    class_name: str
-    parent: str | None
-    instances: int
-    stages: frozenset[str]  # that run it or something below it
-    categories: frozenset[Category]  # of the operators that it runs itself
-
-
 def roles_of(nodes: Iterable[Node], cached: frozenset[str]) -> dict[str, Role]:
     """Return the role of each module.
 
     A tower is what names say (outermost first), else what the stages say: modules of stages that leave no keys and
-    values behind encode, the others decode. A part is what the class, the attribute or the module's own operators say;
-    what lies below an attention, a norm or an expert belongs to it.
+    values behind encode, the others decode; a model of one stage without a cache is an encoder where its names say so,
+    and none of a decoder. A part is what the class, the attribute or the module's own operators say;
+    what lies below an attention, a norm or an expert belongs to it. Two layers beside an attention that are named as a
+    pair are its feed-forward.
 
     Parameters
     ----------
@@ -111,6 +84,8 @@ def roles_of(nodes: Iterable[Node], cached: frozenset[str]) -> dict[str, Role]:
     """
     nodes = tuple(nodes)
     every = frozenset(stage for node in nodes for stage in node.stages)
+    encodes = bool(every & cached) or _says_encoder(nodes, every)
+    children = children_of(nodes)
     named: dict[str, Tower | None] = {}
     towers: dict[str, Tower] = {}
     parts: dict[str, Part] = {}
@@ -118,10 +93,10 @@ def roles_of(nodes: Iterable[Node], cached: frozenset[str]) -> dict[str, Role]:
         if node.parent is None:  # its class names the whole model: no part, and a tower only of a model that is one
             named[node.id], parts[node.id] = None if every & cached else _tower_in(node.class_name), Part.OTHER
         else:
-            parts[node.id] = _part(node, parts[node.parent])
+            parts[node.id] = part_of(node, parts[node.parent], children)
             named[node.id] = _named_tower(node, named[node.parent], parts[node.id])
-        towers[node.id] = named[node.id] or _tower_of_stages(node, towers, every, cached)
-    return {node.id: _role(towers[node.id], _own_part(node, parts[node.id])) for node in nodes}
+        towers[node.id] = named[node.id] or _tower_of_stages(node, towers, cached, encodes=encodes)
+    return {node.id: _role(towers[node.id], own_part(node, parts[node.id])) for node in nodes}
 
 
 def _role(tower: Tower, part: Part) -> Role:
@@ -155,7 +130,15 @@ def _tower_in(words: str) -> Tower | None:
     return next((tower for tower, pattern in _TOWER_NAMES if pattern.search(words)), None)
 
 
-def _tower_of_stages(node: Node, towers: Mapping[str, Tower], every: frozenset[str], cached: frozenset[str]) -> Tower:
+def _says_encoder(nodes: Iterable[Node], stages: frozenset[str]) -> bool:
+    """Whether the name of a stage says that it encodes, or the names of modules that are run in one stage alone."""
+    words = " ".join(f"{_attribute(node)} {node.class_name}".lower() for node in nodes)
+    return any("encode" in stage for stage in stages) or (
+        len(stages) == 1 and "encoder" in words and "decoder" not in words
+    )
+
+
+def _tower_of_stages(node: Node, towers: Mapping[str, Tower], cached: frozenset[str], *, encodes: bool) -> Tower:
     if not node.stages:  # nothing runs it: parameters that its parent reads
         return Tower.MODEL if node.parent is None else towers[node.parent]
     if node.stages <= cached:
@@ -169,73 +152,8 @@ def _tower_of_stages(node: Node, towers: Mapping[str, Tower], every: frozenset[s
     for tower, pattern in _TOWER_NAMES:
         if all(pattern.search(stage) for stage in node.stages):
             return tower
-    encodes = bool(every & cached) or any("encode" in stage for stage in node.stages)
     return Tower.ENCODER if encodes else Tower.MODEL
 
 
-# --- parts
-
-
-def _pattern(part: Part, attribute: str, class_name: str) -> tuple[Part, re.Pattern[str], re.Pattern[str]]:
-    return part, re.compile(attribute), re.compile(class_name)
-
-
-# In order: a norm before an attention is called `post_attention_layernorm`, a router's class ends in `MoEGate`.
-_PARTS_BY_NAME = (
-    _pattern(Part.NORM, r"\w*norm\w*|ln_?\w{0,2}", r"Norm"),
-    _pattern(Part.SHARED_EXPERTS, r"shared_?experts?(_gate)?", r"SharedExpert"),
-    _pattern(Part.EXPERTS, r"experts?", r"Experts?$"),
-    _pattern(Part.ROUTER, r"gate|router|gating", r"(Router|Gate)$"),
-    _pattern(Part.CROSS_ATTENTION, r"cross_?att\w*|encoder_attn", r"CrossAttention"),
-    _pattern(Part.ATTENTION, r"\w*att(n|ention)", r"Attention"),
-    _pattern(Part.POSITIONS, r"rotary\w*|rope\w*|pos(ition)?_?emb\w*|embed_positions", r"Rotary|Positional"),
-    _pattern(Part.EMBEDDING, r"\w*embed\w*|wte|wpe", r"Embed"),
-    _pattern(
-        Part.FEED_FORWARD,
-        r"mlp|ffn?|feed_?forward|fc\d+|act(ivation)?_fn|\w*moe",
-        r"MLP|FeedForward|Mo[eE](Block|Layer)?$",
-    ),
-    _pattern(Part.CONVOLUTION, r"conv\d*", r"^Conv\dd"),
-)
-_PARTS_BY_CATEGORY = (
-    (Category.ATTENTION, Part.ATTENTION),
-    (Category.EMBEDDING, Part.EMBEDDING),
-    (Category.CONVOLUTION, Part.CONVOLUTION),
-)
-_WITHIN_FEED_FORWARD = (Part.EXPERTS, Part.SHARED_EXPERTS, Part.ROUTER)
-
-
-def _part(node: Node, inherited: Part) -> Part:
-    """Return the part of a module and, unless something below it says more, of what lies below it."""
-    if inherited not in {Part.OTHER, Part.FEED_FORWARD}:
-        return inherited
-    attribute = _attribute(node)
-    found = next(
-        (
-            part
-            for part, by_name, by_class in _PARTS_BY_NAME
-            if by_name.fullmatch(attribute) or by_class.search(node.class_name)
-        ),
-        None,
-    )
-    if found is not None and (inherited is Part.OTHER or found in _WITHIN_FEED_FORWARD):
-        return found
-    if inherited is Part.FEED_FORWARD:
-        return inherited
-    return next((part for category, part in _PARTS_BY_CATEGORY if category in node.categories), Part.OTHER)
-
-
-_OWN_PARTS = ((Category.LINEAR, Part.LINEAR), (Category.NORMALIZATION, Part.NORM))
-
-
-def _own_part(node: Node, part: Part) -> Part:
-    """Return the part of a module's own operators: a block with experts may choose them itself."""
-    if part is Part.FEED_FORWARD and Category.ROUTING in node.categories:
-        return Part.ROUTER
-    own = (own for category, own in _OWN_PARTS if category in node.categories)
-    return next(own, part) if part is Part.OTHER else part
-
-
 def _attribute(node: Node) -> str:
-    """Return the name of the attribute that holds a module; that of a list's items is an index."""
-    return node.id.rpartition(".")[2]
+    return attribute_of(node.id)

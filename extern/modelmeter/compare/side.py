@@ -10,9 +10,11 @@ from attrs import field, frozen
 
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.roles import UNATTRIBUTED, Node, Role, roles_of
+from modelmeter.compare.setup import Setup
 from modelmeter.compare.variants import comparable
 from modelmeter.costs import Number
 from modelmeter.model import AnalyticModel
+from modelmeter.reports.report import StageMemory
 from modelmeter.workload import StageRun
 
 Figures = Mapping[Metric, Number]
@@ -30,6 +32,15 @@ VARIANT, WORKLOAD, VERSION = "variant: ", "workload: ", "version of "
 
 PEAK_STAGE = "peak memory in"
 """Name of the fact that says in which stage memory peaks."""
+
+PIXELS = "views of "
+"""After `WORKLOAD`, before the name of a stage: the fact that says how large the views are that it takes."""
+
+ROUTING = "routing"
+"""Name of the fact that says how tokens choose experts."""
+
+WEIGHTS, BUFFERS, KV_CACHE, ACTIVATIONS, INPUTS = "weights", "buffers", "KV cache", "activations", "inputs"
+"""What the peak of a run consists of."""
 
 BANDWIDTH, MATRIX_PEAK = "memory bandwidth", "matrix peak"
 """Names of the facts that say what a device is capable of."""
@@ -83,6 +94,10 @@ class Side:
         What the peak of the run consists of, in bytes; empty when unknown.
     uncounted : tuple of Uncounted
         What of the model no figure has, so that totals are too low; empty for a whole one.
+    peaks : mapping of str to StageMemory
+        The largest memory of each stage.
+    setup : Setup or None
+        What it was evaluated with; with it, changes are explained by evaluating it otherwise.
     """
 
     label: str
@@ -96,6 +111,8 @@ class Side:
     nodes: Mapping[str, Node]  # parents before children
     uncounted: tuple[Uncounted, ...] = ()
     model: AnalyticModel | None = None  # with it, changes are explained by operators and layers
+    peaks: Mapping[str, StageMemory] = field(factory=dict[str, StageMemory])
+    setup: Setup | None = None
 
     @cached_property
     def roles(self) -> Mapping[str, Role]:

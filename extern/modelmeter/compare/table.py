@@ -9,11 +9,12 @@ from attrs import frozen
 from modelmeter.compare.errors import MissingWorkloadError
 from modelmeter.compare.from_report import side_of_report
 from modelmeter.compare.roles import Role
-from modelmeter.compare.side import Figures
+from modelmeter.compare.side import PEAK_STAGE, Figures
+from modelmeter.costs import Number
 from modelmeter.devices import DeviceSpec
 from modelmeter.evaluate import evaluate
 from modelmeter.model import AnalyticModel
-from modelmeter.workload import Workload
+from modelmeter.workload import Fact, Workload
 
 
 @frozen(kw_only=True)
@@ -27,6 +28,12 @@ class ModelRow:
     model : str
     variant : mapping of str to str
     workload : str
+    facts : mapping of str to fact
+        Of the workload, such as the mode of its pages.
+    peak_stage : str
+        The stage in which memory peaks.
+    memory : mapping of str to bytes
+        What that peak consists of.
     totals : mapping of Metric to number
         Tokens, parameters, bytes of weights, FLOPs, bytes, KV cache per token, peak memory; with a device times.
     roles : mapping of Role to (mapping of Metric to number)
@@ -37,6 +44,9 @@ class ModelRow:
     model: str
     variant: Mapping[str, str]
     workload: str
+    facts: Mapping[str, Fact]
+    peak_stage: str
+    memory: Mapping[str, Number]
     totals: Figures
     roles: Mapping[Role, Figures]
 
@@ -86,6 +96,9 @@ def _row(label: str, model: AnalyticModel, workload: Workload, device: DeviceSpe
         model=model.name,
         variant=model.variant,
         workload=workload.name,
+        facts=workload.facts,
+        peak_stage=side.facts[PEAK_STAGE],
+        memory=side.memory,
         totals=side.totals,
         roles=side.by_role,
     )

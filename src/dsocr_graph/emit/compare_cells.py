@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modelmeter.compare import Metric
+from modelmeter.compare import Metric, Reason
 from modelmeter.units import format_binary_bytes, format_bytes, format_count, format_flops, format_seconds
 
 NOTHING = "-"
@@ -36,6 +36,26 @@ def difference(metric: Metric, before: float | None, after: float | None) -> str
     if not change:
         return "="
     return ("+" if change > 0 else "") + _format(metric)(change)
+
+
+def why(reason: Reason, metric: Metric) -> str:
+    """Write a reason and what it adds to the change of a metric; where that is not known, which way it works.
+
+    Examples
+    --------
+    >>> why(Reason(text="decode T 10 → 20", effect=2e-3), Metric.TIME), why(Reason(text="heads 8 → 4"), Metric.TIME)
+    ('decode T 10 → 20 (+2.00 ms)', 'heads 8 → 4')
+    >>> parts = (Reason(text="linear calls 2 → 1", effect=-1), Reason(text="mm calls 0 → 1", effect=3))
+    >>> why(Reason(text="kernel a → b", effect=2, parts=parts), Metric.FLOPS)
+    'kernel a → b (+2 FLOP: linear calls 2 → 1 (-1 FLOP), mm calls 0 → 1 (+3 FLOP))'
+    >>> why(Reason(text="decode executions 3 → 2", raises=False), Metric.TIME)
+    'decode executions 3 → 2 (lowers)'
+    """
+    if reason.effect is None:
+        way = "" if reason.raises is None else " (raises)" if reason.raises else " (lowers)"
+        return f"{reason.text}{way}"
+    parts = f": {', '.join(why(part, metric) for part in reason.parts)}" if reason.parts else ""
+    return f"{reason.text} ({difference(metric, 0, reason.effect)}{parts})"
 
 
 def percent(before: float | None, after: float | None) -> str:

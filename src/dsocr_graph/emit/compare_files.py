@@ -7,20 +7,22 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modelmeter.compare import Metric, SideBySide
+from dsocr_graph.emit.compare_cells import why
+from modelmeter.compare import Metric, Reason, SideBySide
 from modelmeter.compare.changes import Changes
 from modelmeter.compare.side import Figures
 from modelmeter.costs import Number
 from modelmeter.json_text import dump_json, whole
 
-COMPARISON_SCHEMA_VERSION = 1
+COMPARISON_SCHEMA_VERSION = 2
 
 
 def compare_to_json(compared: SideBySide) -> str:
     """Write a comparison as JSON in base units; of each figure a list, one entry a side, null where it has none.
 
-    `uncounted` has what each side leaves out; `module_ids` the ids of rows whose modules have several; `undecided` the
-    rows that might be one with others.
+    `explained` names the metrics of `changes`. A reason has its `effect`, what it adds to the change in the metric's
+    unit, or null where that is not known, and `raises`, whether it makes more. `uncounted` has what each side leaves
+    out; `module_ids` the ids of rows whose modules have several; `undecided` the rows that might be one with others.
     """
     document: dict[str, Any] = {
         "schema_version": COMPARISON_SCHEMA_VERSION,
@@ -30,6 +32,7 @@ def compare_to_json(compared: SideBySide) -> str:
         "facts": {fact.name: list(fact.values) for fact in compared.facts},
         "totals": _by_metric(compared.totals),
         "memory": _memory(compared),
+        "explained": [metric.value for metric in compared.explained],
         "changes": [_changes_document(changes) for changes in compared.changes],
         **{
             name: {row.name: _by_metric(row.figures) for row in rows}
@@ -44,7 +47,8 @@ def compare_to_json(compared: SideBySide) -> str:
 def compare_to_csv(compared: SideBySide) -> str:
     """Write a comparison as CSV: totals, the rows of each split, which add up to them, and the changes with why.
 
-    A cell is empty where a side has no such figure.
+    A cell is empty where a side has no such figure, and so is the change where either side does not know it: a part
+    that a side does not have counts as nothing, an unknown figure does not.
     """
     labels = [side.label for side in compared.sides]
     text = io.StringIO()
@@ -52,13 +56,15 @@ def compare_to_csv(compared: SideBySide) -> str:
     writer.writerow(
         ["split", "part", "metric", "unit", *labels, *(f"change of {label}" for label in labels[1:]), "why"]
     )
-    writer.writerows(_figure_rows("total", "", compared.totals))
+    totals = {metric: [metric in side for side in compared.totals] for metric in Metric}
+    writer.writerows(_figure_rows("total", "", compared.totals, totals))
+    known = {metric: [compared.knows(metric, side) for side in range(len(labels))] for metric in Metric}
     splits = {"stage": compared.stages, "role": compared.roles, "module": compared.modules}
     for split, rows in splits.items():
         for row in rows:
-            writer.writerows(_figure_rows(split, row.name, row.figures))
-    for index, changes in enumerate(compared.changes, 1):
-        writer.writerows(_change_rows(changes, index, len(labels)))
+            writer.writerows(_figure_rows(split, row.name, row.figures, known))
+    for changes in compared.changes:
+        writer.writerows(_change_rows(changes, labels.index(changes.label), len(labels)))
     return text.getvalue()
 
 
@@ -84,41 +90,60 @@ def _changes_document(changes: Changes) -> Mapping[str, Any]:
         "metric": changes.metric.value,
         "before": changes.before,
         "after": changes.after,
+        "causes": [_reason(reason) for reason in changes.causes],
         "entries": [
             {
                 "phase": entry.phase,
-                "role": entry.role.name,
+                "role": None if entry.role is None else entry.role.name,
                 "before": entry.before,
                 "after": entry.after,
                 "share": entry.difference / changes.difference if changes.difference else None,
                 "work": {metric.value: list(pair) for metric, pair in entry.work.items()},
-                "why": list(entry.reasons),
+                "why": [_reason(reason) for reason in entry.reasons],
             }
             for entry in changes.entries
         ],
     }
 
 
+def _reason(reason: Reason) -> Mapping[str, Any]:
+    document: dict[str, Any] = {
+        "reason": reason.text,
+        "effect": reason.effect,
+        "raises": None if reason.way == 0 else reason.way > 0,
+    }
+    return {**document, "parts": [_reason(part) for part in reason.parts]} if reason.parts else document
+
+
 # --- CSV
 
 
-def _figure_rows(split: str, part: str, figures: Sequence[Figures]) -> Iterator[list[object]]:
+def _figure_rows(
+    split: str, part: str, figures: Sequence[Figures], known: Mapping[Metric, Sequence[bool]]
+) -> Iterator[list[object]]:
     for metric in _metrics(figures):
         values = [side.get(metric) for side in figures]
-        changes = [(value or 0) - (values[0] or 0) for value in values[1:]]
+        changes = [
+            (value or 0) - (values[0] or 0) if known[metric][0] and is_known else None
+            for value, is_known in zip(values[1:], known[metric][1:], strict=True)
+        ]
         yield [split, part, metric.value, metric.unit, *map(_cell, values), *map(_cell, changes), ""]
 
 
 def _change_rows(changes: Changes, index: int, count: int) -> Iterator[list[object]]:
-    """Yield the reasons of one side against the first; the cells of other sides are empty."""
+    """Yield the causes and reasons of one side against the first; the cells of other sides are empty."""
     metric = changes.metric
+    for cause in changes.causes:
+        effects: list[object] = [""] * (count - 1)
+        effects[index - 1] = _cell(cause.effect)
+        yield ["cause", cause.text, metric.value, metric.unit, *([""] * count), *effects, ""]
     for entry in changes.entries:
         values: list[object] = [""] * count
         values[0], values[index] = _cell(entry.before), _cell(entry.after)
         differences: list[object] = [""] * (count - 1)
         differences[index - 1] = _cell(entry.difference)
-        part = f"{entry.phase}, {entry.role.name}"
-        yield ["change", part, metric.value, metric.unit, *values, *differences, "; ".join(entry.reasons)]
+        words = "; ".join(why(reason, metric) for reason in entry.reasons)
+        yield ["change", entry.name, metric.value, metric.unit, *values, *differences, words]
 
 
 def _cell(value: Number | None) -> object:

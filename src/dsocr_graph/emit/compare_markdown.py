@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, percent, share_of_change
+from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, percent
+from dsocr_graph.emit.compare_why import SHOWN_CHANGES, changes_text
 from dsocr_graph.emit.markdown_table import code, table
 from modelmeter.compare import Metric, Row, SideBySide
-from modelmeter.compare.changes import Change, Changes
 from modelmeter.compare.paths import ABSENT, OTHER_INDEX, OTHER_PATH
 from modelmeter.compare.side import PEAK_STAGE, UNNAMED, VARIANT
 from modelmeter.costs import Number
 
-SHOWN_CHANGES = 12
-"""Lines of "what changed and why", the largest; the JSON has all."""
-
 SHOWN_MODULES = 15
 """Modules that are shown, those that changed most; the JSON and the CSV have all."""
-
-SHOWN_REASONS = 6
-"""Reasons of one line."""
-
-SMALL_CHANGE = 1e-3
-"""Of the largest part's change: parts that changed less are summed up."""
 
 LONG_FACT = 40
 """Characters from which a fact that is the same on all sides is left out."""
 
 _ALWAYS = ("model", "workload", "device", "times")
-_SUMMED_UP = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.MEMORY, Metric.PARAMETERS)
+_SUMMED_UP = (
+    Metric.TIME,
+    Metric.TTFT,
+    Metric.TPOT,
+    Metric.FLOPS,
+    Metric.BYTES,
+    Metric.MEMORY,
+    Metric.LOAD_MEMORY,
+    Metric.PARAMETERS,
+)
 _ASKED = (Metric.DOCUMENTS, Metric.CONTEXT_TOKENS, Metric.OUTPUT_TOKENS)
 """What sides are asked: summed up where they are asked for different amounts."""
 
-_SHOWN = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
+_BY_ROLE = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
+
+_HELD = (Metric.PARAMETERS, Metric.WEIGHT_BYTES)
+"""Metrics of what is there whatever runs: they have no stages."""
 
 
 def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> str:
@@ -56,9 +59,10 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
         _totals(compared, labels),
     ]
     for changes in compared.changes:
-        sections += _changes(changes, labels[0], lines)
+        sections += changes_text(changes, labels[0], lines, _legend(compared))
     leading = compared.ranked_by
-    sections += [f"## By stage: {leading.value}", _rows("stage", compared, compared.stages, leading)]
+    if leading not in _HELD:
+        sections += [f"## By stage: {leading.value}", _rows("stage", compared, compared.stages, leading)]
     sections += _roles(compared)
     sections += [f"## By module: {leading.value}", *_modules(compared)]
     if all(compared.memory):
@@ -67,6 +71,12 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
 
 
 # --- what is compared
+
+
+def _legend(compared: SideBySide) -> dict[str, str]:
+    """Return what the dims of the sides are, those of the first before."""
+    models = [side.model for side in compared.sides if side.model is not None]
+    return {dim: text for model in reversed(models) for dim, text in model.dims.items()}
 
 
 def _summary(compared: SideBySide) -> str:
@@ -141,54 +151,12 @@ def _memory(compared: SideBySide, labels: Sequence[str]) -> Iterator[str]:
     yield table(["", *_header(labels)], rows)
 
 
-# --- what changed and why
-
-
-def _changes(changes: Changes, first: str, lines: int) -> Iterator[str]:
-    yield f"## What changed and why: {changes.metric.value} of {changes.label}"
-    before, after = (figure(changes.metric, value) for value in (changes.before, changes.after))
-    if not changes.entries:
-        yield f"Nothing: {before} as in {first}, in every part."
-        return
-    yield (
-        f"From {before} ({first}) to {after} ({changes.label}), {percent(changes.before, changes.after)}. Each line "
-        "says how much of that it explains; a negative share works against it, and all lines add up to 100 %."
-    )
-    enough = abs(changes.entries[0].difference) * SMALL_CHANGE
-    count = min(lines, sum(abs(entry.difference) >= enough for entry in changes.entries))
-    shown, rest = changes.entries[:count], changes.entries[count:]
-    texts = [f"**{_part(entry)}**: {_amounts(entry.before, entry.after, changes)}; {_why(entry)}" for entry in shown]
-    if rest:
-        sums = sum(entry.before for entry in rest), sum(entry.after for entry in rest)
-        parts = "smaller part" if len(rest) == 1 else "smaller parts together"
-        texts.append(f"{len(rest)} {parts}: {_amounts(*sums, changes)}")
-    yield "\n".join(f"{rank}. {text}" for rank, text in enumerate(texts, 1))
-
-
-def _part(entry: Change) -> str:
-    return f"{entry.phase}, {entry.role.name}"
-
-
-def _amounts(before: Number, after: Number, changes: Changes) -> str:
-    metric, share = changes.metric, share_of_change(after - before, changes.difference)
-    return (
-        f"{difference(metric, before, after)}, {share} of the change "
-        f"({figure(metric, before)} → {figure(metric, after)})"
-    )
-
-
-def _why(entry: Change) -> str:
-    more = len(entry.reasons) - SHOWN_REASONS
-    reasons = ", ".join((*entry.reasons[:SHOWN_REASONS], *([f"and {more} more"] if more > 0 else [])))
-    moved = [f"{metric.value} {percent(*pair)}" for metric, pair in entry.work.items() if pair[0] != pair[1]]
-    return "; ".join(filter(None, (", ".join(moved), reasons)))
-
-
 # --- rows
 
 
 def _roles(compared: SideBySide) -> Iterator[str]:
-    for metric in (metric for metric in _SHOWN if metric in compared.additive):
+    further = (compared.ranked_by,) if compared.ranked_by not in _BY_ROLE else ()
+    for metric in (metric for metric in (*_BY_ROLE, *further) if metric in compared.additive):
         yield f"## By role: {metric.value}"
         if all(len({figures.get(metric, 0) for figures in row.figures}) == 1 for row in compared.roles):
             yield "The same in every role."

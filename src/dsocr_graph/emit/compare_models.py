@@ -14,7 +14,7 @@ from dsocr_graph.emit.markdown_table import table
 from modelmeter.compare import Metric, ModelRow
 from modelmeter.json_text import dump_json, whole
 
-MODELS_SCHEMA_VERSION = 1
+MODELS_SCHEMA_VERSION = 2
 _COLUMNS = (
     Metric.CONTEXT_TOKENS,
     Metric.OUTPUT_TOKENS,
@@ -28,7 +28,9 @@ _COLUMNS = (
     Metric.TTFT,
     Metric.TPOT,
 )
-_BY_ROLE = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS)
+_BY_ROLE = (Metric.TIME, Metric.FLOPS, Metric.BYTES, Metric.PARAMETERS, Metric.WEIGHT_BYTES)
+_SAID_OF_WORKLOADS = ("mode", "read")
+"""Facts that tell how a model takes the pages, which may differ from model to model."""
 
 
 @frozen(kw_only=True)
@@ -40,7 +42,7 @@ class LeftOut:
 
 
 def models_to_markdown(rows: Sequence[ModelRow], left_out: Sequence[LeftOut] = ()) -> str:
-    """Write the table of models: totals, then each role's share of time, FLOPs, bytes and parameters.
+    """Write the table of models: totals, then by role time, FLOPs, bytes, parameters and weights, then peak memory.
 
     Examples
     --------
@@ -58,6 +60,7 @@ def models_to_markdown(rows: Sequence[ModelRow], left_out: Sequence[LeftOut] = (
         for metric in _BY_ROLE:
             if any(metric in row.totals for row in rows):
                 sections += [f"## By role: {metric.value}", _roles(rows, metric)]
+        sections += ["## Memory at the peak", _memory(rows)]
     if left_out:
         sections += ["Left out:", "\n".join(f"- {each.label}: {each.reason}" for each in left_out)]
     return "\n\n".join(sections) + "\n"
@@ -82,7 +85,7 @@ def models_to_csv(rows: Sequence[ModelRow]) -> str:
     titles = [f"{metric.value} [{metric.unit}]" for metric in metrics]
     writer.writerow(["label", "model", "variant", "workload", "role", *titles])
     for row in rows:
-        facts = [row.label, row.model, _variant(row.variant), row.workload]
+        facts = [row.label, row.model, _variant(row.variant), _workload(row)]
         parts = {"": row.totals, **{role.name: figures for role, figures in row.roles.items()}}
         for role, figures in parts.items():
             writer.writerow(
@@ -97,7 +100,7 @@ def _totals(rows: Sequence[ModelRow]) -> str:
         [
             row.label,
             f"{row.model}: {_variant(row.variant)}",
-            row.workload,
+            _workload(row),
             *(figure(metric, row.totals.get(metric)) for metric in metrics),
         ]
         for row in rows
@@ -113,12 +116,30 @@ def _roles(rows: Sequence[ModelRow], metric: Metric) -> str:
     return table(["role", *(row.label for row in rows)], cells)
 
 
+def _memory(rows: Sequence[ModelRow]) -> str:
+    """Return what the peak of each model consists of; weights are those of the table by role."""
+    names = list(dict.fromkeys(name for row in rows for name in row.memory))
+    cells = [[name, *(figure(Metric.MEMORY, row.memory.get(name)) for row in rows)] for name in names]
+    cells.append(["**all**", *(figure(Metric.MEMORY, sum(row.memory.values())) for row in rows)])
+    cells.append(["stage of the peak", *(row.peak_stage for row in rows)])
+    return table(["", *(row.label for row in rows)], cells)
+
+
+def _workload(row: ModelRow) -> str:
+    """Return the workload's name and how the model takes it."""
+    said = [f"{name} {row.facts[name]}" for name in _SAID_OF_WORKLOADS if name in row.facts]
+    return ", ".join((row.workload, *said))
+
+
 def _document(row: ModelRow) -> Mapping[str, Any]:
     return {
         "label": row.label,
         "model": row.model,
         "variant": dict(sorted(row.variant.items())),
         "workload": row.workload,
+        "workload_facts": dict(row.facts),
+        "peak_stage": row.peak_stage,
+        "memory": dict(row.memory),
         "totals": {metric.value: number for metric, number in row.totals.items()},
         "roles": {
             role.name: {metric.value: number for metric, number in figures.items()}
@@ -128,4 +149,4 @@ def _document(row: ModelRow) -> Mapping[str, Any]:
 
 
 def _variant(variant: Mapping[str, str]) -> str:
-    return ", ".join(f"{fact} {value}" for fact, value in sorted(variant.items()))
+    return ", ".join(f"{fact} {value}" for fact, value in sorted(variant.items())) or "as given"

@@ -78,6 +78,9 @@ def test_what_is_no_operand_is_refused(folder: Path) -> None:
         read_operand("deepseek-ocr-3")
     with pytest.raises(UnknownVariantError, match="did you mean tiny"):
         read_operand("deepseek-ocr:tyny")
+    for nothing in ("", " "):  # the path of nothing is the working directory
+        with pytest.raises(UnknownOperandError, match="a side has no name; give a report"):
+            read_operand(nothing)
     with pytest.raises(UnknownOperandError, match=r"neither a report\.json nor a model\.json"):
         read_operand(str(folder))
     (folder / "notes.txt").write_text("notes")
@@ -116,7 +119,7 @@ def test_two_measurements_compare_versions_of_torch() -> None:
     runs = [Operand(label=f"{torch}.json", measurement=measurement(10.0 / int(torch), torch=torch)) for torch in "12"]
     compared = set_side_by_side(sides_of(runs, workload_of=lambda _: pytest.fail("no model")))
     (entry,) = compared.changes[0].entries
-    assert (entry.difference, entry.reasons) == (-5.0, ("torch 1 → 2",))
+    assert (entry.difference, [reason.text for reason in entry.reasons]) == (-5.0, ["torch 1 → 2"])
 
 
 @pytest.mark.parametrize("versions", [("5.22.0", "5.23.0"), ("5.23.0", "5.22.0"), (None, "5.23.0"), ("5.23.0", None)])

@@ -189,3 +189,80 @@ def test_operators_that_no_name_places_are_told_apart_by_their_kind() -> None:
         "model: linear",
         "model: attention",
     ]
+
+
+def test_a_pair_of_layers_beside_an_attention_is_its_feed_forward() -> None:
+    """Layers of BERT, of T5 and of torch have no module for the whole feed-forward, or one of a name of its own."""
+    found = roles(
+        ("", "BertModel", SOUND),
+        ("encoder", "BertEncoder", SOUND),
+        ("encoder.layer.[0-11]", "BertLayer", SOUND),
+        ("encoder.layer.[0-11].attention", "BertAttention", SOUND),
+        ("encoder.layer.[0-11].attention.output.dense", "Linear", SOUND),
+        ("encoder.layer.[0-11].intermediate", "BertIntermediate", SOUND),
+        ("encoder.layer.[0-11].intermediate.dense", "Linear", SOUND),
+        ("encoder.layer.[0-11].output", "BertOutput", SOUND),
+        ("encoder.layer.[0-11].output.dense", "Linear", SOUND),
+        ("encoder.layer.[0-11].output.LayerNorm", "LayerNorm", SOUND),
+    )
+    assert list(found.values())[3:] == [
+        "encoder: attention",
+        "encoder: attention",
+        "encoder: feed-forward",
+        "encoder: feed-forward",
+        "encoder: other",
+        "encoder: feed-forward",
+        "encoder: norm",
+    ]
+    found = roles(
+        ("", "Any", SOUND),
+        ("blocks.[0-1]", "TransformerEncoderLayer", SOUND),
+        ("blocks.[0-1].self_attn", "MultiheadAttention", SOUND),
+        ("blocks.[0-1].linear1", "Linear", SOUND),
+        ("blocks.[0-1].linear2", "Linear", SOUND),
+        ("block.0.layer.1", "T5LayerFF", SOUND),
+        ("block.0.layer.1.DenseReluDense", "T5DenseGatedActDense", SOUND),
+        ("block.0.layer.1.DenseReluDense.wi_0", "Linear", SOUND),
+        ("block.0.layer.1.layer_norm", "T5LayerNorm", SOUND),
+    )
+    feed_forward = [name for name, role in found.items() if role == "encoder: feed-forward"]
+    assert feed_forward == [
+        "blocks.[0-1].linear1",
+        "blocks.[0-1].linear2",
+        "block.0.layer.1.DenseReluDense",
+        "block.0.layer.1.DenseReluDense.wi_0",
+    ]
+
+
+def test_layers_of_those_names_elsewhere_are_no_feed_forward() -> None:
+    """Without an attention beside them, two layers are two layers, and an output is any output."""
+    forward = frozenset({"forward"})
+    own = dict.fromkeys(("linear1", "linear2", "output.dense"), Category.LINEAR)
+    found = roles(
+        ("", "Any", forward),
+        ("linear1", "Linear", forward),
+        ("linear2", "Linear", forward),
+        ("output", "Any", forward),
+        ("output.dense", "Linear", forward),
+        own=own,
+    )
+    assert {found[name] for name in own} == {"model: linear"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "tower"),
+    [
+        ([("blocks.[0-1]", "TransformerEncoderLayer")], "encoder"),
+        ([("encoder", "Stack")], "encoder"),
+        ([("encoder", "Stack"), ("decoder", "Stack")], "model"),  # such as an autoencoder
+        ([("body", "Stack")], "model"),
+    ],
+)
+def test_a_model_of_one_stage_is_an_encoder_where_its_names_say_so(modules: list[tuple[str, str]], tower: str) -> None:
+    """So that a factory's encoder has the roles of one by configuration, whose stage is called `encode`."""
+    forward = frozenset({"forward"})
+    found = roles(("", "Any", forward), *((name, kind, forward) for name, kind in modules))
+    assert {role.partition(":")[0] for role in found.values()} == {tower}
+    twice = frozenset({"first", "second"})  # two stages: which one encodes, names do not say
+    found = roles(("", "Any", twice), *((name, kind, twice) for name, kind in modules))
+    assert {role.partition(":")[0] for role in found.values()} == {"model"}
