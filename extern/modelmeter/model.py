@@ -9,9 +9,10 @@ from functools import cached_property
 from attrs import field, fields, frozen
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, Routing, uniform_routing
+from modelmeter.dims import Dim
 from modelmeter.dtypes import DType
 from modelmeter.errors import ModelMeterError, UnknownNameError
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.layers.base import BaseLayer
 from modelmeter.signature import Signature, StoredSignature
 from modelmeter.stored import StoredDim, StoredLayer, stored
@@ -175,6 +176,7 @@ class ModuleNode:
     parameter_bytes: int
     fan_in: int  # modules whose results it reads
     fan_out: int  # modules that read its results
+    buffer_bytes: int = 0  # of its own registered buffers, all instances together
 
 
 @frozen(kw_only=True)
@@ -315,7 +317,7 @@ class AnalyticModel:
     dims: Mapping[str, str]  # legend of the dims
     parameters: int
     parameter_bytes: int
-    load_bytes: int  # bytes alive while the weights are loaded, before a cast
+    load_bytes: int  # bytes alive while the weights are loaded, before a cast; buffers too
     stages: tuple[Stage, ...]
     modules: tuple[ModuleNode, ...]  # parents before children
     leaves: tuple[Leaf, ...]  # in order of first execution, stage by stage
@@ -328,6 +330,16 @@ class AnalyticModel:
     def root(self) -> ModuleNode:
         """The module without a parent."""
         return next(node for node in self.modules if node.parent is None)
+
+    @cached_property
+    def buffer_bytes(self) -> int:
+        """Bytes of all registered buffers, held as long as the parameters are, whether a stage reads them or not."""
+        return sum(node.buffer_bytes for node in self.modules)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the model holds before it runs: parameters and buffers."""
+        return self.parameter_bytes + self.buffer_bytes
 
     def stage(self, name: str) -> Stage:
         """Return a stage by name.

@@ -14,15 +14,17 @@ from typing import Any, Union, get_args, get_origin
 import attrs
 import cattrs
 import sympy
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, parse, to_text
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import Dim
 from modelmeter.dtypes import DType
 from modelmeter.errors import ModelMeterError
 from modelmeter.json_text import dump_json, load_document, reasons, register_plain
 from modelmeter.layers import LAYERS
 from modelmeter.layers.base import BaseLayer
-from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactness, Leaf, LeafCost
+from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactness, Leaf, LeafCost, ModuleNode
 from modelmeter.signature import StoredSignature, signature_to_json
 from modelmeter.stored import StoredDim, StoredLayer
 
@@ -209,6 +211,10 @@ def _converter() -> cattrs.Converter:
     register_plain(converter)
     converter.register_structure_hook(StoredDim, _stored_from_json)
     converter.register_unstructure_hook(StoredDim, _stored_to_json)
+    converter.register_unstructure_hook(
+        ModuleNode,
+        make_dict_unstructure_fn(ModuleNode, converter, buffer_bytes=override(omit_if_default=True)),
+    )
     converter.register_structure_hook(Leaf, _leaf_from_json)
     converter.register_unstructure_hook(Leaf, _leaf_to_json)
     return converter

@@ -1,9 +1,10 @@
-"""The subcommand `formulas`: the closed forms of a shipped model, by module; needs no torch."""
+"""The subcommand `formulas`: the closed forms of any model, by module; a compiled one needs no torch."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from dsocr_graph.cli_options import add_shipped
+from dsocr_graph.cli_options import add_compiled, compiled_options, given
 from dsocr_graph.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
 FORMATS = ("text", "latex", "python", "json", "page")
+_VARIANT = ("variant", "dtype", "attention")
 _PAGE_FILE = "docs/formulas.md"
 
 
@@ -28,7 +30,7 @@ def add_parser(commands: Subparsers) -> None:
     """Add the subcommand to those of a command line."""
     parser = commands.add_parser("formulas", help="print a module's FLOPs, bytes and memory as closed forms")
     parser.add_argument("module", nargs="?", metavar="MODULE", help="id of a module (default: the whole model)")
-    add_shipped(parser.add_argument)
+    add_compiled(parser.add_argument)
     parser.add_argument("--stage", action="append", metavar="STAGE", help="only this stage; repeatable")
     parser.add_argument(
         "--quantity",
@@ -49,13 +51,14 @@ def add_parser(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import modelmeter
+    from dsocr_graph.compiled_subject import compiled_subject
     from dsocr_graph.emit.files import write_artefacts
+    from dsocr_graph.emit.progress import progress_lines
     from modelmeter.formulas import module_formulas
 
     if options.format not in FORMATS:
         raise OptionError(f"format {options.format!r} is not known; choose one of {', '.join(FORMATS)}")
-    model = modelmeter.load(options.model, options.variant)
+    model = compiled_subject(**compiled_options(options), progress=progress_lines())
     if options.format == "page":
         text = _page(model, options)
     else:
@@ -85,9 +88,10 @@ def _page(model: AnalyticModel, options: argparse.Namespace) -> str:
         raise OptionError(
             f"a page is of all modules, stages and quantities; leave out {', '.join(narrowed).replace('_', '-')}"
         )
-    variant = "" if options.variant is None else f" --variant {options.variant}"
-    other = "" if options.model == "deepseek-ocr" else f" --model {options.model}"
-    return formulas_page(model, command=f"dsocr-graph formulas{other}{variant} --format page --out {_PAGE_FILE}")
+    other = [] if options.model == "deepseek-ocr" else ["--model", options.model]
+    chosen = [word for name in given(options, _VARIANT) for word in (f"--{name}", getattr(options, name))]
+    words = ["dsocr-graph", "formulas", *other, *chosen, "--format", "page", "--out", _PAGE_FILE]
+    return formulas_page(model, command=shlex.join(words))
 
 
 @frozen(kw_only=True)

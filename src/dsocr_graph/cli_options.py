@@ -61,19 +61,45 @@ def add_model(add: AddArgument) -> None:
     add("--model", default="deepseek-ocr", help="model by name (default: %(default)s)")
 
 
-def add_shipped(add: AddArgument) -> None:
-    """Add which shipped model to read, and which of its variants.
+def add_compiled(add: AddArgument) -> None:
+    """Add which compiled model to read, or to compile; `compiled_options` reads them.
 
     Examples
     --------
     >>> parser = argparse.ArgumentParser()
-    >>> add_shipped(parser.add_argument)
+    >>> add_compiled(parser.add_argument)
     >>> options = parser.parse_args(["--variant", "base"])
     >>> options.model, options.variant
     ('deepseek-ocr', 'base')
     """
-    add("--model", default="deepseek-ocr", help="a registered model (default: %(default)s)")
-    add("--variant", help="one of its shipped variants (default: the model's)")
+    add(
+        "--model",
+        default="deepseek-ocr",
+        help="a registered model, a model.json or a directory of `analyze`, path of a config.json, or factory as "
+        "package.module:function (default: %(default)s)",
+    )
+    add("--variant", help="one that a package ships, of a registered model (default: the model's)")
+    add_capture(add, dtype=None)
+    add_trust(add)
+
+
+def compiled_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the parsed options of `add_compiled` as `dsocr_graph.compiled_subject.compiled_subject` takes them.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> add_compiled(parser.add_argument)
+    >>> compiled_options(parser.parse_args(["--dtype", "fp32"]))["dtype"]
+    'fp32'
+    """
+    return {
+        "text": options.model,
+        "shipped": options.variant,
+        "dtype": options.dtype,
+        "attention": options.attention,
+        "trust_remote_code": options.trust_remote_code,
+    }
 
 
 def add_capture(add: AddArgument, *, dtype: str | None) -> None:
@@ -88,7 +114,11 @@ def add_capture(add: AddArgument, *, dtype: str | None) -> None:
     ('bf16', None)
     """
     default = "the profile's, else bf16" if dtype is None else dtype
-    add("--dtype", default=dtype, help=f"bf16, fp32, or fp8 where a checkpoint is published in it (default: {default})")
+    add(
+        "--dtype",
+        default=dtype,
+        help=f"bf16, fp16, fp32, or fp8 where a checkpoint is published in it (default: {default})",
+    )
     add("--attention", help="sdpa, eager or flash_attention_2 (default: the model's own, as a rule sdpa)")
 
 

@@ -135,17 +135,17 @@ def _asked(options: argparse.Namespace) -> _Asked:
     from dsocr_graph.compiling import analytic_user_model, shipped_or_compiled
     from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.named_model import NamedModel
-    from dsocr_graph.subjects import points_of, registered_only, stages_text, subject_of
+    from dsocr_graph.subjects import compiled_only, points_of, stages_text, subject_of
     from dsocr_graph.timing.plan import parse_point
     from dsocr_graph.unused_options import VIEWS, refuse_views
     from dsocr_graph.workloads import choose_profile
 
-    shipped = registered_only(options.model)
+    shipped = compiled_only(options.model)
     if shipped is not None:
         refuse_options(options, _OF_CAPTURES, f"{shipped.name} comes as it is")
         if not options.points:
             raise OptionError(
-                f"{shipped.name} is registered as a compiled model, which says nothing of pages; give sizes of its "
+                f"{options.model} is a compiled model, which says nothing of pages; give sizes of its "
                 f"stages, which are {stages_text(shipped)}, as --points STAGE:DIM=SIZE,..."
             )
         return _at_points(shipped, tuple(map(parse_point, options.points)))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsocr_graph.cli_options import AddArgument, add_capture, add_model, add_pages, given, page_options
+from dsocr_graph.cli_options import AddArgument, add_capture, add_pages, add_trust, given, page_options
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatif_from
 from modelmeter.defaults import BATCHES, USABLE
@@ -43,7 +43,10 @@ def add_parser(commands: Subparsers) -> None:
         description="Try devices at batches and rank what meets the targets; or, with --fits, say what memory a batch "
         "needs and the largest that has room.",
     )
-    add_model(parser.add_argument)
+    parser.add_argument(
+        "--model", default="deepseek-ocr", help="by name, or path of a config.json (default: %(default)s)"
+    )
+    add_trust(parser.add_argument)
     targets = parser.add_argument_group("targets")
     targets.add_argument("--pages-per-day", type=float, metavar="N", help="pages in 24 hours, of all devices together")
     targets.add_argument("--ttft", type=float, metavar="SECONDS", help="longest time to first token")
@@ -78,12 +81,13 @@ def _few(batches: Sequence[int]) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.emit.what_ifs import change_lines
     from dsocr_graph.subjects import named_or_configured
     from dsocr_graph.workloads import choose_profile
 
     profile = choose_profile(**page_options(options), dtype=options.dtype)
-    named = named_or_configured(options.model)
+    named = named_or_configured(options.model, trust_remote_code=options.trust_remote_code, progress=progress_lines())
     what_if = _what_if(named, profile, options)
     service = _service(named, profile, what_if)
     if options.fits:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from dsocr_graph.cli_options import add_capture, add_trust, given, refuse_options, two_numbers
+from dsocr_graph.cli_options import add_capture, add_trust, refuse_options, two_numbers
 from dsocr_graph.errors import OptionError
 from dsocr_graph.whatif_options import add_whatif_arguments, whatifs_from
 
@@ -32,7 +32,6 @@ PAGE = "1700x2200"
 DEFAULTS = {"mode": "Gundam", "batch": "1", "prompt_tokens": "10", "new_tokens": "1100"}
 """Of a grid of pages, by option."""
 
-_OF_CAPTURES = ("mode", "dtype", "attention")
 _OF_PAGES = ("page", "crops", "batch", "prompt_tokens", "new_tokens")
 
 MOST_VALUES = 1_000_000
@@ -60,8 +59,8 @@ def add_parser(commands: Subparsers) -> None:
     parser.add_argument(
         "--model",
         default="deepseek-ocr",
-        help="by name, of `dsocr-graph models` or another package, path of a config.json, or factory as "
-        "package.module:function (default: %(default)s)",
+        help="by name, of `dsocr-graph models` or another package, a model.json or a directory of `analyze`, path of a "
+        "config.json, or factory as package.module:function (default: %(default)s)",
     )
     add_trust(parser.add_argument)
     stage = parser.add_argument_group("grid of a stage, instead of pages")
@@ -157,17 +156,18 @@ def _pages(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Se
 
 def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, AnalyticModel]:
     from dsocr_graph.compiling import shipped_or_compiled
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.models.registry import SHIPPED_DTYPE, Variant
-    from dsocr_graph.subjects import named_or_configured, registered_only, stages_text
+    from dsocr_graph.subjects import compiled_only, named_or_configured, stages_text
     from dsocr_graph.workloads import bind_profile, mode_named
 
-    registered = registered_only(options.model)
+    registered = compiled_only(options.model)
     if registered is not None:
         raise OptionError(
             f"these axes are pages as DeepSeek-OCR reads them, and {registered.name} reads none; sweep one of its "
             f"stages, which are {stages_text(registered)}, as --stage NAME --axis DIM=NUMBERS"
         )
-    named = named_or_configured(options.model)
+    named = named_or_configured(options.model, trust_remote_code=options.trust_remote_code, progress=progress_lines())
     if named.workload is not bind_profile:
         raise OptionError(
             f"these axes are pages as DeepSeek-OCR reads them, and {named.name} reads them otherwise; sweep one of its "
@@ -185,6 +185,8 @@ def _models(options: argparse.Namespace, modes: tuple[str, ...]) -> dict[str, An
 
 
 def _stage(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Sequence[DeviceSpec]) -> _Asked:
+    from dsocr_graph.compiled_subject import compiled_subject
+    from dsocr_graph.emit.progress import progress_lines
     from dsocr_graph.sweep_stages import stage_grid
 
     refuse_options(options, _OF_PAGES, "--stage is swept over its own dims")
@@ -197,31 +199,15 @@ def _stage(options: argparse.Namespace, what_ifs: Sequence[Options], devices: Se
                 "as DIM=NUMBERS, such as B=1,8,64"
             )
         sizes[dim] = numbers(values, f"axis {dim}")
-    model = _stage_model(options)
+    model = compiled_subject(
+        options.model,
+        mode=options.mode,
+        dtype=options.dtype,
+        attention=options.attention,
+        trust_remote_code=options.trust_remote_code,
+        progress=progress_lines(),
+    )
     return _Asked(grid=stage_grid(model, options.stage, sizes, what_ifs=what_ifs, devices=devices), model=model)
-
-
-def _stage_model(options: argparse.Namespace) -> AnalyticModel:
-    from dsocr_graph.compiling import analytic_user_model, shipped_or_compiled
-    from dsocr_graph.emit.progress import progress_lines
-    from dsocr_graph.models.named_model import NamedModel
-    from dsocr_graph.subjects import registered_only, subject_of
-    from dsocr_graph.unused_options import refuse_views
-    from dsocr_graph.workloads import choose_profile
-
-    progress = progress_lines()
-    registered = registered_only(options.model)
-    if registered is not None:
-        refuse_options(options, _OF_CAPTURES, f"{registered.name} comes as it is")
-        return registered
-    subject = subject_of(options.model, trust_remote_code=options.trust_remote_code, progress=progress)
-    if not isinstance(subject, NamedModel):
-        refuse_options(options, _OF_CAPTURES, f"{subject.name} comes as it is")
-        return analytic_user_model(subject, progress=progress)
-    profile = choose_profile(mode=options.mode, dtype=options.dtype)
-    variant = subject.variant(profile, options.attention or subject.attention)
-    refuse_views(subject.name, variant.facts(), given(options, ("mode",)))
-    return shipped_or_compiled(subject, variant, progress=progress)
 
 
 # --- numbers

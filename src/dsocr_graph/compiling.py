@@ -177,12 +177,15 @@ def _compiled(
 ) -> CompiledModel:
     from dsocr_graph.emit.onnx_graph import to_onnx
     from dsocr_graph.lowering import lower
+    from dsocr_graph.lowering.higher_order import costliest
     from dsocr_graph.scopes import group_by_module
     from dsocr_graph.tracing import capture
     from modelmeter.routing.histogram import routed_layers
     from modelmeter.serialize import model_to_json
 
-    captured = capture(module, stages, name=name, variant=facts, allow_partial=allow_partial, progress=progress)
+    captured = capture(
+        module, stages, name=name, variant=facts, allow_partial=allow_partial, costliest=costliest, progress=progress
+    )
     captured = evolve(captured, provenance={**captured.provenance, **versions})
     progress("grouping by module")
     graph = group_by_module(captured)

@@ -8,7 +8,8 @@ import sympy
 from attrs import evolve, frozen
 
 from dsocr_graph.ir import OpGraph, Role, TensorSpec
-from modelmeter.dims import Dim, bind, shifted_terms, total
+from modelmeter.dim_binding import bind
+from modelmeter.dims import Dim, shifted_terms, total
 from modelmeter.model import LiveTensor, PeakPoint
 
 _REFERENCE = 997  # a size to order tensors by where sizes are symbolic; only the order of a list depends on it

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from attrs import evolve, frozen
 from dsocr_graph.command_text import by, command_line, what_if_words, without_folder
 from dsocr_graph.compiling import Progress, compile_model, compile_user_model
 from dsocr_graph.emit.files import write_artefacts
-from dsocr_graph.errors import OptionError
+from dsocr_graph.errors import CaptureError, OptionError
 from dsocr_graph.model_cache import CompiledModel, ModelCache
 from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.subjects import points_of, points_workload, restricted, subject_of
@@ -184,11 +185,13 @@ def analyze_model(
         refuse_views(subject.name, variant.facts(), _given(pages))
         require_measured_calls(time_model, what_if, profile.dtype)
         store = ModelCache.default() if cache else ModelCache(directory=None)
-        compiled = compile_model(subject, variant, store=store, progress=progress, **partly)
+        with _partial_offered(allow_partial=allow_partial):
+            compiled = compile_model(subject, variant, store=store, progress=progress, **partly)
         asked_for = points_workload(asked) if asked else subject.workload(profile)
     else:
         require_measured_calls(time_model, what_if, subject.facts.get("dtype", ""))
-        compiled = compile_user_model(subject, progress=progress, **partly)
+        with _partial_offered(allow_partial=allow_partial):
+            compiled = compile_user_model(subject, progress=progress, **partly)
         asked_for = points_workload(asked)
     captured = model_from_bytes(compiled.model_json, source=f"compiled {subject.name}")
     without = left_out_stages(captured.provenance)
@@ -240,14 +243,26 @@ def analyze_model(
     return Analysis(model=applied.model, report=report, files=files)
 
 
+@contextmanager
+def _partial_offered(*, allow_partial: bool) -> Generator[None]:
+    """Let an error of one stage say that the others can be reported, unless there are none or it has been asked for."""
+    try:
+        yield
+    except CaptureError as error:
+        if error.other_stages and not allow_partial:
+            error.args = (f"{error}; --allow-partial reports the other stages",)
+        raise
+
+
 def _what_is_left(workload: Workload, points: Sequence[Point], model: AnalyticModel) -> Workload:
     """Return what is asked of the stages that a partial model has; named anew where points remain."""
     asked = dict.fromkeys(run.stage for item in workload.items for run in item.runs)
-    if all(stage in left_out_stages(model.provenance) for stage in asked):
+    left_out = left_out_stages(model.provenance)
+    if all(stage in left_out for stage in asked):
         raise OptionError(
             f"nothing is left of what is asked of {model.name}: {', '.join(asked)} cannot be captured and is left out; "
-            f"ask for {', '.join(stage.name for stage in model.stages)} by --points, or mend the model (without "
-            "--allow-partial the whole reason is shown)"
+            f"ask for {', '.join(stage.name for stage in model.stages)} by --points, or mend what stands against it: "
+            f"{'; '.join(left_out[stage] for stage in asked)}"
         )
     return points_workload(points) if points else restricted(workload, [stage.name for stage in model.stages])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
 from dsocr_graph.timing.plan import Point, check_point, parse_point
 from modelmeter.registry import available, registered
+from modelmeter.serialize import read_model
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from modelmeter.model import AnalyticModel
 
 Progress = Callable[[str], None]
+
+MODEL_FILE = "model.json"
+"""What a directory of `dsocr-graph analyze` has of its model."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def subject_of(
@@ -131,25 +138,58 @@ def named_or_configured(
     return model_named(str(model))
 
 
-def registered_only(model: str | Path) -> AnalyticModel | None:
-    """Return the compiled model that a package registers under a name which is none of `MODELS`; None without one.
+def compiled_only(model: str | Path, variant: str | None = None) -> AnalyticModel | None:
+    """Return the model of a text that means a compiled one alone, without a module and a reading of pages; else None.
 
-    Such a model has stages and sizes, and neither a module nor a reading of pages.
+    That is a ``model.json``, a directory of `dsocr-graph analyze`, or a name, none of `MODELS`, that a package
+    registers.
+
+    Parameters
+    ----------
+    model : str or Path
+        Any text that may name a model.
+    variant : str, optional
+        Of a registered model, by name.
 
     Raises
     ------
     BrokenModelError, ModelFileError
-        When the package that registers it is broken.
+        When the file or the package that registers it is broken.
+    UnknownVariantError
+        When a registered model has no such variant.
+    OptionError
+        When a file is to have a variant.
 
     Examples
     --------
-    >>> registered_only("deepseek-ocr") is None
+    >>> compiled_only("deepseek-ocr") is None
     True
     """
+    file = _model_file(Path(model))
+    if file is not None:
+        if variant is not None:
+            raise OptionError(f"{file} is one compiled model, without variants to choose from; leave --variant out")
+        return read_model(file)
     name = str(model)
     if name in MODELS or name not in available():
         return None
-    return evolve(registered(name).load(), name=name)  # a module captured by its class has the name of that
+    return evolve(registered(name).load(variant), name=name)  # a module captured by its class has the name of that
+
+
+def _model_file(path: Path) -> Path | None:
+    """Return the file of a compiled model that a path means, if it means one: a configuration is none."""
+    if path.is_dir():
+        return path / MODEL_FILE if (path / MODEL_FILE).is_file() else None
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    if data.startswith(_GZIP_MAGIC):
+        return path
+    try:
+        document: object = json.loads(data)
+    except ValueError:
+        return None
+    return path if isinstance(document, dict) and "leaves" in document else None
 
 
 def stages_text(model: AnalyticModel) -> str:

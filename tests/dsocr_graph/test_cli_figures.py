@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import pytest
 
 from dsocr_graph.cli_figures import add_parser
+from dsocr_graph.errors import DsocrGraphError
 from modelmeter.errors import ModelMeterError
 
 
@@ -53,7 +56,7 @@ def test_a_what_if_is_printed_with_what_it_changes(capsys: pytest.CaptureFixture
 )
 def test_an_impossible_question_names_the_limit(words: tuple[str, ...], message: str) -> None:
     """Each mistake is one error with the choices in it."""
-    with pytest.raises(ModelMeterError, match=message):
+    with pytest.raises((DsocrGraphError, ModelMeterError), match=message):
         run(*words)
 
 
@@ -81,3 +84,20 @@ def test_what_a_document_keeps_is_printed(capsys: pytest.CaptureFixture[str]) ->
     assert "- KV cache per document, beside its tokens: 245,760,000 bytes" in capsys.readouterr().out
     assert run() == 0
     assert "per document" not in capsys.readouterr().out.split("Bytes of parameters")[0]
+
+
+T5 = {"model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "vocab_size": 128}
+
+
+def test_a_configuration_is_compiled_and_its_encoder_leaves_keys_for_each_token_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two layers keep two times 64 elements of two bytes for a token written, and as much for a token read."""
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "config.json").write_text(json.dumps(T5), encoding="utf-8")
+    assert run("--model", str(tmp_path / "config.json")) == 0
+    printed = capsys.readouterr().out
+    assert f"- KV cache per token: {2 * 2 * 64 * 2} bytes" in printed
+    assert f"- KV cache per document, for each of S: {2 * 2 * 64 * 2} bytes" in printed
+    assert "KV cache per document, beside its tokens" not in printed
+    assert "- every other size of a step is 1: S, " in printed

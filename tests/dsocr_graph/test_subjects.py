@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from dsocr_graph import analyze_model
 from dsocr_graph.emit.console import to_console
+from dsocr_graph.emit.markdown import to_markdown
 from dsocr_graph.errors import CaptureError, FactoryError, OptionError, PlanError, UnknownModelError
 from dsocr_graph.models.from_transformers.configuration import ConfigNotFoundError
 from dsocr_graph.models.user_model import UserModel, stage_of
@@ -98,10 +100,22 @@ def test_a_module_is_analyzed_at_its_example_or_at_points() -> None:
         analyze_model(linear, x, points=["forwards"])
 
 
+def test_a_report_always_names_its_variant(tmp_path: Path) -> None:
+    """A module without weights has no type of them, which is said in every place; so is a model without any fact."""
+    analysis = analyze_model(nn.ReLU(), torch.ones(3, 4), out=tmp_path)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# ReLU (weights none)\n")
+    assert to_console(analysis.report).startswith("ReLU (weights none), 0 parameters\n")
+    assert b"variant.weights" in (tmp_path / "graph.onnx").read_bytes()
+    assert analysis.model.variant == {"weights": "none"}
+    without = evolve(analysis.report, model=evolve(analysis.report.model, variant={}))
+    assert to_console(without).startswith("ReLU (as given), 0 parameters\n")
+    assert to_markdown(analysis.model, without, None).startswith("# ReLU (as given)\n")
+
+
 def test_a_partial_model_is_reported_only_when_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The default is an error that names the stage; with allow_partial the report says what it is without, and why."""
     monkeypatch.setattr("dsocr_graph.models.user_model.load_factory", lambda _: halves())
-    with pytest.raises(CaptureError, match="stage 'bad' cannot be captured"):
+    with pytest.raises(CaptureError, match=r"(?s)stage 'bad' cannot be captured.*; --allow-partial reports the other"):
         analyze_model("here:halves")
     analysis = analyze_model("here:halves", allow_partial=True, out=tmp_path)
     assert analysis.report.model.variant["partial"] == "without bad"
@@ -117,6 +131,14 @@ def test_a_partial_model_is_reported_only_when_asked(monkeypatch: pytest.MonkeyP
     assert console[2].startswith("  PARTIAL    without bad, which is in no figure: stage 'bad' cannot be captured: ")
     assert "Halves" in console[3]
     assert "--allow-partial" in text
+
+
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_a_model_of_one_stage_is_not_told_of_others(allow_partial: bool) -> None:
+    """Nothing would be left, whether it is asked for or has been already."""
+    with pytest.raises(CaptureError, match=r"stage 'forward' cannot be captured") as caught:
+        analyze_model(nn.Linear(4, 2), torch.ones(3, 5), allow_partial=allow_partial)
+    assert "--allow-partial" not in str(caught.value)
 
 
 def test_a_stage_that_was_left_out_cannot_be_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:

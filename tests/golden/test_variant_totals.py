@@ -31,6 +31,7 @@ def totals_of(model: AnalyticModel) -> dict[str, object]:
     return {
         "parameters": model.parameters,
         "parameter_bytes": model.parameter_bytes,
+        "buffer_bytes": model.buffer_bytes,
         "load_bytes": model.load_bytes,
         "modules": len(model.modules),
         "stages": {stage.name: _stage(model, stage.name) for stage in model.stages},

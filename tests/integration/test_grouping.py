@@ -16,7 +16,7 @@ from dsocr_graph.models.deepseek_ocr import StageModule, stage_inputs
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import CallGraph, ScopeNode, call_graph, group_by_module
 from dsocr_graph.tracing import capture
-from modelmeter.dims import bind
+from modelmeter.dim_binding import bind
 
 SIZES: dict[str, dict[str, int]] = {
     "vision_global": {},

@@ -19,7 +19,7 @@ from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import group_by_module
 from dsocr_graph.tracing import capture
 from modelmeter.binding import Binding
-from modelmeter.dims import bind
+from modelmeter.dim_binding import bind
 
 STAGES = ("vision_global", "vision_local", "prefill", "decode")
 SIZES: dict[str, dict[str, int]] = {

@@ -2,8 +2,9 @@
 
 The tracker runs the real stage code on fake CPU tensors of the full sizes (shapes, dtypes and Python's reference
 counts are real, data is not) and sees every storage that an operator allocates, in composite operators too, and every
-storage that Python frees. It shares no code with capture or liveness. Weights are left out on both sides; the caller
-holds the stage's inputs, and the KV cache given to a decode step belongs to the cache alone, as in `generate`.
+storage that Python frees. It shares no code with capture or liveness. Parameters are left out on both sides, buffers
+are alive all the time on both; the caller holds the stage's inputs, and the KV cache given to a decode step belongs to
+the cache alone, as in `generate`.
 
 One kernel is put in the place of another: a softmax from bf16 to float32 casts on the fly on CUDA, where the CPU's
 makes a float32 copy first, which would raise the peak of eager attention itself by B * heads * S * T * 2 bytes.
@@ -39,7 +40,7 @@ from dsocr_graph.models.deepseek_ocr import DeepseekOCRConfig, DeepseekOCRForCau
 from dsocr_graph.models.deepseek_ocr.cache import KVCache
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.tracing import capture
-from modelmeter.dims import bind
+from modelmeter.dim_binding import bind
 
 TOLERANCE = 0.001
 
@@ -89,20 +90,28 @@ class _SoftmaxCastsOnTheFly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _fake_model(attention: str, dtype: torch.dtype) -> DeepseekOCRForCausalLM:
-    """Return the full-size model with fake CPU weights; call it under a FakeTensorMode."""
+def _fake_model(attention: str, dtype: torch.dtype) -> tuple[DeepseekOCRForCausalLM, list[Tensor]]:
+    """Return the full-size model with fake CPU weights, and its buffers; call it under a FakeTensorMode.
+
+    Buffers of which parameters are views, as of the stacked experts, are not among them: they have the same memory.
+    """
     from torch._subclasses.fake_tensor import unset_fake_temporarily
 
     config = DeepseekOCRConfig().with_implementations(attn_implementation=attention)
     with unset_fake_temporarily(), torch.device("meta"):
         model = DeepseekOCRForCausalLM(config).eval().to(dtype)
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    buffers: list[Tensor] = []
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             fake = torch.empty(weight.shape, dtype=weight.dtype)
             setattr(module, name, nn.Parameter(fake, requires_grad=False))
         for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
-    return model
+            fake = torch.empty(buffer.shape, dtype=buffer.dtype)
+            if buffer.untyped_storage()._cdata not in weights:
+                buffers.append(fake)
+            setattr(module, name, fake)
+    return model, buffers
 
 
 def _run(model: DeepseekOCRForCausalLM, stage: str, inputs: list[Tensor]) -> object:
@@ -118,12 +127,21 @@ def _run(model: DeepseekOCRForCausalLM, stage: str, inputs: list[Tensor]) -> obj
     return model.decode_step(ids, cache)
 
 
+def _with_buffers(model: nn.Module, buffers: list[Tensor]) -> StorageTracker:
+    """Return a tracker that leaves out a model's weights and counts its buffers."""
+    tracked = set(map(id, buffers))
+    tracker = StorageTracker([*model.parameters(), *(each for each in model.buffers() if id(each) not in tracked)])
+    for buffer in buffers:
+        tracker.watch(buffer)
+    return tracker
+
+
 def tracked_peaks(stage: str, attention: str, dtype: torch.dtype, sizes: dict[str, int]) -> tuple[int, int]:
-    """Return the peak bytes of a stage outside the weights: before the output head, and in all."""
+    """Return the peak bytes of a stage outside the parameters: before the output head, and in all."""
     with FakeTensorMode():
-        model = _fake_model(attention, dtype)
+        model, buffers = _fake_model(attention, dtype)
         inputs = list(stage_inputs(model.config, stage, device="cpu", dtype=dtype, **sizes))
-        tracker = StorageTracker([*model.parameters(), *model.buffers()])
+        tracker = _with_buffers(model, buffers)
         for position in range(len(inputs)):
             tracker.watch(inputs[position])
         before_head: list[int] = []
@@ -184,15 +202,26 @@ def _before_head(graph: OpGraph, sizes: dict[str, int]) -> float:
 def test_peak_is_what_a_run_reaches(
     stage: str, options: dict[str, Any], sizes: dict[str, int], compile_stages: Any
 ) -> None:
-    """A stage's peak, and the peak before its output head, are the largest sums of storages alive in a run."""
+    """A stage's peak beside the buffers, also before its output head, is the largest sum of storages alive in a run."""
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.get("dtype", "bf16")]
     before_head, in_all = tracked_peaks(stage, options.get("attention", "sdpa"), dtype, sizes)
     compiled = compile_stages(stage, **options)
     (described,) = compiled.analytic.stages
     bound = _bound(stage, sizes)
-    assert max(sum(point.bytes_at(bound)) for point in described.peaks) == pytest.approx(in_all, rel=TOLERANCE)
+    held = compiled.analytic.buffer_bytes
+    peak = max(sum(point.bytes_at(bound)) for point in described.peaks)
+    assert held + peak == pytest.approx(in_all, rel=TOLERANCE)
     (graph,) = compiled.captured.graphs
-    assert _before_head(graph, bound) == pytest.approx(before_head, rel=TOLERANCE)
+    assert held + _before_head(graph, bound) == pytest.approx(before_head, rel=TOLERANCE)
+
+
+def test_buffers_are_what_the_tracker_sees(compile_stages: Any) -> None:
+    """Those of the full-size model, to the byte."""
+    with FakeTensorMode():
+        model, buffers = _fake_model("sdpa", torch.bfloat16)
+        held = _with_buffers(model, buffers).bytes
+    assert held > 0
+    assert compile_stages("vision_local").analytic.buffer_bytes == held
 
 
 # --- how long Python holds a tensor, worked by hand -----------------------------------------------------------

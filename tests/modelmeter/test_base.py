@@ -8,9 +8,11 @@ import pytest
 from attrs import field, frozen
 
 from modelmeter.categories import Category
-from modelmeter.dims import Dim, fewest_routing, parse, product, symbol, to_text
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import Dim, product, symbol
 from modelmeter.dtypes import DType
 from modelmeter.errors import DimError, UnboundDimError
+from modelmeter.expert_counts import fewest_routing
 from modelmeter.layers import GroupedLinear, Linear
 from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
 

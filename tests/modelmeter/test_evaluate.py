@@ -13,9 +13,9 @@ from modelmeter.binding import Binding, degree_in, newton_sum
 from modelmeter.categories import Category
 from modelmeter.costs import Amount
 from modelmeter.devices import load_device
-from modelmeter.dims import fewest_routing, most_routing
 from modelmeter.errors import DimError, ModelMeterError, UnboundDimError
 from modelmeter.evaluate import UnknownStageError, evaluate, evaluate_stage
+from modelmeter.expert_counts import fewest_routing, most_routing
 from modelmeter.model import SizeLimitError
 from modelmeter.reports.rollup import component_of
 from modelmeter.workload import StageRun, Workload, WorkloadItem

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import modelmeter
-from modelmeter.dims import uniform_routing
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import uniform_routing
+from modelmeter.formulas.of_model import kv_cache_bytes_per
 from modelmeter.model import AnalyticModel
 from modelmeter.reports.quoted import BATCHES, ROUTINGS, quoted_figures
 from modelmeter.routing import FEWEST, UNIFORM
@@ -90,3 +91,10 @@ def test_what_a_document_keeps_beside_its_tokens_is_a_figure(model: AnalyticMode
     assert figures.kept_bytes_per_document == 32 * 2 * 1500 * 1280 * 2 == 245_760_000
     assert figures.kv_bytes_per_token == 32 * 2 * 1280 * 2
     assert quoted_figures(model).kept_bytes_per_document == 0
+
+
+def test_the_cache_grows_by_the_dims_of_a_step_alone(model: AnalyticModel) -> None:
+    """A prompt's length is no size of a decode step."""
+    assert kv_cache_bytes_per(model, "T") == 61_440
+    with pytest.raises(DimError, match="has the dims B, T, and no 'S'"):
+        kv_cache_bytes_per(model, "S")

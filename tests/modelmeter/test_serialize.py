@@ -15,9 +15,10 @@ import jsonschema
 import pytest
 from attrs import evolve
 
-from modelmeter.dims import distinct_experts, symbol
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
 from modelmeter.evaluate import evaluate
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.json_text import read_schema
 from modelmeter.layers import Child, Linear, Module, Operand, ScaledDotProductAttention
 from modelmeter.model import COST_FIELDS, LeafCost

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmeter.dims import UnboundDimError
 from modelmeter.dtypes import DType
+from modelmeter.errors import UnboundDimError
 from modelmeter.json_text import read_schema, whole
 from modelmeter.signature import (
     Signature,

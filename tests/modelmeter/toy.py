@@ -10,8 +10,9 @@ from attrs import evolve, frozen
 from modelmeter.binding import Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Time
-from modelmeter.dims import distinct_experts, symbol
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.layers import Activation, DataMovement, GroupedLinear, Linear, Operand, Unclassified
 from modelmeter.model import (
     AnalyticModel,

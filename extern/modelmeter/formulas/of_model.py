@@ -11,7 +11,7 @@ from attrs import frozen
 
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product, total
-from modelmeter.errors import ModelMeterError, UnknownNameError
+from modelmeter.errors import DimError, ModelMeterError, UnknownNameError
 from modelmeter.folded import unfolded
 from modelmeter.formulas.formula import Formula
 from modelmeter.model import AnalyticModel, Leaf, Stage
@@ -254,9 +254,30 @@ def kv_cache_bytes_per_token(model: AnalyticModel) -> int:
     >>> kv_cache_bytes_per_token(modelmeter.load("deepseek-ocr"))
     61440
     """
+    return kv_cache_bytes_per(model, CACHED_TOKENS)
+
+
+def kv_cache_bytes_per(model: AnalyticModel, dim: str) -> int:
+    """Return the bytes of keys and values that one more of a dim of "decode" adds, where every other one is 1.
+
+    Raises
+    ------
+    NoDecoderError
+        When the model has no stage "decode" with a batch B and T cached tokens.
+    DimError
+        When that stage has no such dim.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> kv_cache_bytes_per(modelmeter.load("deepseek-ocr"), "T")
+    61440
+    """
     stage = _decode(model)
-    before, after = (stage.kv_cache_bytes_at({"B": 1, CACHED_TOKENS: cached}) for cached in (1, 2))
-    return int(after - before)
+    if dim not in stage.dims:
+        raise DimError(f"stage 'decode' of {model.name} has the dims {', '.join(stage.dims)}, and no {dim!r}")
+    ones = dict.fromkeys(stage.dims, 1)
+    return int(stage.kv_cache_bytes_at({**ones, dim: 2}) - stage.kv_cache_bytes_at(ones))
 
 
 def _decode(model: AnalyticModel) -> Stage:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from modelmeter.costs import Cost
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import Routing, uniform_routing
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.parallel.assumptions import assumptions_of
 from modelmeter.parallel.derive import plan_for
@@ -117,9 +117,10 @@ def _part_report(sharding: Sharding, part: Part, runs: Sequence[PartRun]) -> Par
         repeated=sum((run.repeated for run in runs), Cost()),
         weight_bytes=part.weight_bytes,
         replicated_weight_bytes=part.replicated_weight_bytes,
+        buffer_bytes=part.buffer_bytes,
         kv_cache_bytes=max((run.kv_cache_bytes for run in runs), default=0),
         activation_bytes=max((run.activation_bytes for run in runs), default=0),
-        peak_bytes=part.weight_bytes + needs,
+        peak_bytes=part.weight_bytes + part.buffer_bytes + needs,
         compute_seconds=sum(run.compute_seconds for run in runs),
         communication_seconds=sum(run.communication_seconds for run in runs),
     )

@@ -10,7 +10,8 @@ from typing import Any
 import sympy
 from attrs import evolve, frozen
 
-from modelmeter.dims import Dim, distinct_experts, simplify
+from modelmeter.dims import Dim, simplify
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.layers import (
     Activation,
     BaseLayer,
@@ -106,7 +107,8 @@ def over(dim: Dim, degree: int) -> Dim:
 
     Examples
     --------
-    >>> from modelmeter.dims import symbol, to_text
+    >>> from modelmeter.dim_text import to_text
+    >>> from modelmeter.dims import symbol
     >>> over(12, 4), to_text(over(6 * symbol("B"), 4))
     (3, '3*B/2')
     """

@@ -30,6 +30,7 @@ class Part:
     captured: tuple[Leaf, ...]  # the same leaves undivided: their results are what is exchanged
     weight_bytes: int
     replicated_weight_bytes: int  # part of them that every tensor rank holds
+    buffer_bytes: int  # of registered buffers, which every tensor rank holds
     roles: Mapping[str, Role]  # by leaf id
 
     @cached_property
@@ -205,7 +206,8 @@ def _cuts(sharding: Sharding, leaf: Leaf) -> Iterator[Cut]:
 def _encoder(sharding: Sharding) -> Part:
     model = sharding.model
     leaves = tuple(chain.from_iterable(model.leaves_by_stage[name] for name in sharding.plan.encoding))
-    weights = sum(node.parameter_bytes for node in model.modules if node.id in sharding.encoder_modules)
+    held = [node for node in model.modules if node.id in sharding.encoder_modules]
+    weights = sum(node.parameter_bytes for node in held)
     return Part(
         name=sharding.plan.encoder,
         stages=sharding.plan.encoding,
@@ -215,6 +217,7 @@ def _encoder(sharding: Sharding) -> Part:
         captured=leaves,
         weight_bytes=weights,
         replicated_weight_bytes=weights,
+        buffer_bytes=sum(node.buffer_bytes for node in held),
         roles={leaf.id: Role.REPLICATED for leaf in leaves},
     )
 
@@ -224,7 +227,10 @@ def _decoder(sharding: Sharding, rank: int) -> Part:
     captured = tuple(_placed(sharding, rank))
     roles = {leaf.id: sharding.role(leaf) for leaf in captured}
     leaves = tuple(with_layer(leaf, divided(leaf.layer, roles[leaf.id], layout)) for leaf in captured)
-    held = [(sharding.plan.module_role(node.id), _held_bytes(sharding, node, rank)) for node in model.modules]
+    held = [
+        (sharding.plan.module_role(node.id), _in_stage(sharding, node, node.parameter_bytes, rank))
+        for node in model.modules
+    ]
     height = sharding.layers // layout.pipeline
     layers = f", layers {rank * height} to {(rank + 1) * height - 1}" if layout.pipeline > 1 else ""
     return Part(
@@ -236,6 +242,7 @@ def _decoder(sharding: Sharding, rank: int) -> Part:
         captured=captured,
         weight_bytes=sum(size // _holders(role, layout) for role, size in held),
         replicated_weight_bytes=sum(size for role, size in held if _holders(role, layout) == 1),
+        buffer_bytes=sum(_in_stage(sharding, node, node.buffer_bytes, rank) for node in model.modules),
         roles=roles,
     )
 
@@ -250,11 +257,11 @@ def _placed(sharding: Sharding, rank: int) -> Iterator[Leaf]:
                 yield leaf if calls == leaf.calls else evolve(leaf, calls=calls)
 
 
-def _held_bytes(sharding: Sharding, node: ModuleNode, rank: int) -> int:
-    """Return the bytes of a module's own parameters in a pipeline stage, before tensor and expert ranks share them."""
+def _in_stage(sharding: Sharding, node: ModuleNode, size: int, rank: int) -> int:
+    """Return how many bytes of what a module holds a pipeline stage has, before tensor and expert ranks share them."""
     if node.id in sharding.encoder_modules:
         return 0
-    return sharding.share(node.id, node.parameter_bytes, rank, leading=node.id in sharding.leading)
+    return sharding.share(node.id, size, rank, leading=node.id in sharding.leading)
 
 
 def _holders(role: Role, layout: Layout) -> int:

@@ -23,11 +23,17 @@ class PartReport:
     repeated: Cost  # part of `cost` that every tensor rank does alike
     weight_bytes: int
     replicated_weight_bytes: int  # part of `weight_bytes` that every tensor rank holds
+    buffer_bytes: int  # of registered buffers, which every tensor rank holds
     kv_cache_bytes: Number  # at the peak of the stage where they are most
     activation_bytes: Number  # at the peak of the stage where they are most, inputs included
-    peak_bytes: Number  # weights, and the most of cache and activations together
+    peak_bytes: Number  # weights, buffers, and the most of cache and activations together
     compute_seconds: float
     communication_seconds: float
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of weights and buffers."""
+        return self.weight_bytes + self.buffer_bytes
 
 
 @frozen(kw_only=True)
@@ -129,10 +135,10 @@ class ParallelReport:
 
     @property
     def device_bytes(self) -> Number:
-        """The most that one device holds: weights of the encoder and a decoder part, and the larger of their needs."""
-        encoder = sum(part.weight_bytes for part in self.parts if part.encodes)
-        decoder = max((part.weight_bytes for part in self.parts if not part.encodes), default=0)
-        return encoder + decoder + max(part.peak_bytes - part.weight_bytes for part in self.parts)
+        """The most one device holds: what the encoder and a decoder part hold, and the larger peak beside it."""
+        encoder = sum(part.held_bytes for part in self.parts if part.encodes)
+        decoder = max((part.held_bytes for part in self.parts if not part.encodes), default=0)
+        return encoder + decoder + max(part.peak_bytes - part.held_bytes for part in self.parts)
 
     @property
     def fits(self) -> bool:

@@ -11,8 +11,8 @@ from modelmeter.binding import Binding
 from modelmeter.costs import Cost, Number
 from modelmeter.devices import DeviceSpec
 from modelmeter.devices.spec import Link
-from modelmeter.dims import Routing
 from modelmeter.evaluate import StageCost, evaluate_stage
+from modelmeter.expert_counts import Routing
 from modelmeter.model import AnalyticModel
 from modelmeter.parallel.errors import LayoutError
 from modelmeter.parallel.exchanges import Message

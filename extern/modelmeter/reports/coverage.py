@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from attrs import evolve
 
 from modelmeter.binding import Binding
-from modelmeter.dims import fewest_routing, most_routing
+from modelmeter.expert_counts import fewest_routing, most_routing
 from modelmeter.model import AnalyticModel, Exactness, Leaf
 from modelmeter.reports.report import Approximation, Coverage, Share, UnclassifiedOp
 from modelmeter.workload import StageRun

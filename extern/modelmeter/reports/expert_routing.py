@@ -10,7 +10,8 @@ from attrs import evolve, frozen
 
 from modelmeter.binding import Binding
 from modelmeter.costs import Number
-from modelmeter.dims import Routing, bind_text, fewest_routing, most_routing, uniform_routing
+from modelmeter.dim_binding import bind_text
+from modelmeter.expert_counts import Routing, fewest_routing, most_routing, uniform_routing
 from modelmeter.model import AnalyticModel, Leaf
 from modelmeter.reports.report import MoEReport, Routings
 from modelmeter.workload import StageRun, Workload

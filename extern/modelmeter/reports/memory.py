@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from modelmeter.binding import Binding
 from modelmeter.costs import Number
-from modelmeter.dims import Routing
+from modelmeter.expert_counts import Routing
 from modelmeter.model import AnalyticModel, PeakPoint, Stage
 from modelmeter.reports.report import LiveBytes, RunMemory, StageMemory
 
@@ -63,11 +63,12 @@ def largest_by_stage(model: AnalyticModel, memories: Iterable[StageMemory]) -> t
 
 
 def run_memory(model: AnalyticModel, stages: tuple[StageMemory, ...]) -> RunMemory:
-    """Return the memory of a whole run: every parameter resident, and the larger of loading and running."""
+    """Return the memory of a whole run: parameters and buffers resident, and the larger of loading and running."""
     decisive = max(stages, key=lambda memory: memory.peak_bytes)
-    running = model.parameter_bytes + decisive.peak_bytes
+    running = model.held_bytes + decisive.peak_bytes
     return RunMemory(
         weight_bytes=model.parameter_bytes,
+        buffer_bytes=model.buffer_bytes,
         stage_peak_bytes=decisive.peak_bytes,
         running_bytes=running,
         load_bytes=model.load_bytes,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
 from modelmeter.binding import Binding
 from modelmeter.costs import Number
-from modelmeter.dims import Routing
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import Routing
 from modelmeter.formulas import active_parameters, kv_cache_bytes_per_token
-from modelmeter.formulas.of_model import NoDecoderError
+from modelmeter.formulas.of_model import CACHED_TOKENS, NoDecoderError, kv_cache_bytes_per
 from modelmeter.model import AnalyticModel
 from modelmeter.routing import FEWEST, MOST, UNIFORM, NamedRouting, Zipf, routed_layers
 
@@ -40,6 +40,7 @@ class QuotedFigures:
 
     kv_bytes_per_token: int | None  # bytes, of one document; None without a decoder
     kept_bytes_per_document: int | None  # bytes kept whatever the tokens, as for cross-attention; None likewise
+    kept_bytes_per_size: Mapping[str, int]  # of one document, for each of another dim of a step, by dim
     active_parameters: int | None  # multiplied with one token; None likewise
     parameters: int  # all of them
     parameter_bytes: int  # bytes of all parameters
@@ -82,17 +83,21 @@ def quoted_figures(
         return QuotedFigures(
             kv_bytes_per_token=None,
             kept_bytes_per_document=None,
+            kept_bytes_per_size={},
             active_parameters=None,
             parameters=model.parameters,
             parameter_bytes=model.parameter_bytes,
             steps=(),
             assumptions=(f"no figures of tokens and steps: {error}",),
         )
+    others = [dim for dim in model.stage("decode").dims if dim not in {"B", CACHED_TOKENS}]
+    per_size = {dim: kv_cache_bytes_per(model, dim) for dim in others}
     routed = bool(routed_layers(model))
     chosen = routings if routed else (UNIFORM,)  # without experts all are alike
     return QuotedFigures(
         kv_bytes_per_token=per_token,
-        kept_bytes_per_document=_kept_bytes(model, per_token),
+        kept_bytes_per_document=_kept_bytes(model, {**per_size, CACHED_TOKENS: per_token}),
+        kept_bytes_per_size=per_size,
         active_parameters=active_parameters(model),
         parameters=model.parameters,
         parameter_bytes=model.parameter_bytes,
@@ -103,14 +108,19 @@ def quoted_figures(
             "active parameters: those of linear layers, the chosen experts' alone; embedding and norms multiply none",
             "weight bytes: each kernel of one step reads its parameters once, nothing stays in a cache between "
             "kernels; the embedding reads one row per document",
+            *(f"every other size of a step is 1: {dim}, {model.dims.get(dim, 'size')}" for dim in others),
             *(f"{routing.name}: {routing.statement}" for routing in chosen if routed),
         ),
     )
 
 
-def _kept_bytes(model: AnalyticModel, per_token: int) -> int:
-    """Return what a document keeps beside its tokens: a step with one cached token leaves two of them."""
-    return int(model.stage("decode").kv_cache_bytes_at({"B": 1, "T": 1})) - 2 * per_token
+def _kept_bytes(model: AnalyticModel, per_size: Mapping[str, int]) -> int:
+    """Return what a document keeps whatever the sizes: a step with one cached token leaves two of them."""
+    stage = model.stage("decode")
+    left = dict.fromkeys(stage.dims, 1) | {CACHED_TOKENS: 2}
+    return int(stage.kv_cache_bytes_at(dict.fromkeys(stage.dims, 1))) - sum(
+        left[dim] * count for dim, count in per_size.items()
+    )
 
 
 def _step(model: AnalyticModel, batch: int, routing: NamedRouting) -> WeightStep:
@@ -127,5 +137,6 @@ def _step(model: AnalyticModel, batch: int, routing: NamedRouting) -> WeightStep
 
 
 def _weight_bytes(model: AnalyticModel, batch: int, routing: Routing) -> Number:
-    step = Binding(bindings={"B": batch, "T": 1}, routing=routing)  # weights do not depend on the cached tokens
+    ones = dict.fromkeys(model.stage("decode").dims, 1)  # weights do not depend on the cached tokens
+    step = Binding(bindings={**ones, "B": batch}, routing=routing)
     return sum(leaf.calls * step.sum(leaf.cost.weight_bytes_read.text) for leaf in model.leaves_by_stage["decode"])

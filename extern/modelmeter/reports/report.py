@@ -72,7 +72,7 @@ class StageMemory:
     bindings: Mapping[str, int]
     weight_bytes: Number  # parameters that the stage reads; the others stay resident as well
     kv_cache_bytes: Number  # keys and values that the stage leaves behind
-    peak_bytes: Number  # the largest sum of activations, KV cache and inputs; parameters apart
+    peak_bytes: Number  # the largest sum of activations, KV cache and inputs; parameters and buffers apart
     peak_activation_bytes: Number
     peak_kv_cache_bytes: Number
     peak_input_bytes: Number
@@ -86,12 +86,18 @@ class RunMemory:
     """Device memory of the whole run; all in bytes."""
 
     weight_bytes: Number  # every parameter, resident all the time
-    stage_peak_bytes: Number  # the largest peak of a stage, parameters apart
-    running_bytes: Number  # parameters and the largest peak
+    stage_peak_bytes: Number  # the largest peak of a stage, parameters and buffers apart
+    running_bytes: Number  # parameters, buffers and the largest peak
     load_bytes: Number  # alive while the model loads
     peak_bytes: Number  # the larger of the two before
     decided_by: str  # "load", or the stage whose peak decides
     stages: tuple[StageMemory, ...]  # over all items, the largest of each stage
+    buffer_bytes: Number = 0  # every registered buffer, resident all the time
+
+    @property
+    def held_bytes(self) -> Number:
+        """Bytes that are resident all the time: parameters and buffers."""
+        return self.weight_bytes + self.buffer_bytes
 
 
 @frozen(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve, frozen
 
 from modelmeter.defaults import EXPERT_LOOP
-from modelmeter.dims import distinct_experts
+from modelmeter.expert_counts import distinct_experts
 from modelmeter.model import AnalyticModel, Leaf, Stage
 from modelmeter.routing import UNIFORM, Histogram, NamedRouting
 from modelmeter.whatif.cache import find_cache, in_place, without_double_buffer
@@ -94,13 +94,18 @@ def _kv_growth(captured: AnalyticModel, model: AnalyticModel, options: Options) 
     if options.kv_growth != PREALLOCATED:
         return model, ()
     cache = find_cache(captured)
+    if not any(found.growing for found in cache.values()):
+        raise UnsupportedWhatIfError(
+            f"no stage of {captured.name} grows its KV cache by concatenation; leave kv_growth as captured"
+        )
 
     def changed(stage: str, at: int, leaf: Leaf) -> Leaf:
         return with_layer(leaf, in_place(leaf.layer)) if at in cache[stage].growing else leaf
 
     after = in_stages(model, dict.fromkeys(cache, changed))
-    stages = tuple(without_double_buffer(stage) if stage.name in cache else stage for stage in after.stages)
-    after = with_known_peaks(evolve(after, stages=stages), cache, [name for name in cache if cache[name].growing])
+    growing = [name for name in cache if cache[name].growing]
+    stages = tuple(without_double_buffer(stage) if stage.name in growing else stage for stage in after.stages)
+    after = with_known_peaks(evolve(after, stages=stages), cache, growing)
     what = "a step writes its new keys and values into the cache; it neither copies the old ones nor holds both"
     assumes = (
         "the cache counts with the tokens in it; room kept for later ones is not counted",

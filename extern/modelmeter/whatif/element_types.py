@@ -7,10 +7,16 @@ from attrs import evolve
 from modelmeter.dtypes import DType
 from modelmeter.layers.weight_format import WeightFormat
 from modelmeter.model import AnalyticModel, Stage
-from modelmeter.whatif.cache import find_cache
+from modelmeter.whatif.cache import dtype_of, find_cache
 from modelmeter.whatif.change import change_between
 from modelmeter.whatif.errors import UnsupportedWhatIfError
-from modelmeter.whatif.memory import rescaled, with_all_parameters, with_quantised_parameters, with_wider_peaks
+from modelmeter.whatif.memory import (
+    rescaled,
+    tied_tables,
+    with_all_parameters,
+    with_quantised_parameters,
+    with_wider_peaks,
+)
 from modelmeter.whatif.options import DTYPES, GROUPED, WIDE, Options
 from modelmeter.whatif.passes import (
     PEAKS_ASSUMED,
@@ -37,7 +43,7 @@ def activations_pass(captured: AnalyticModel, model: AnalyticModel, options: Opt
     before, wanted = types
     if wanted not in WIDE:
         return _narrow_inputs(model, before, options.activation_dtype)
-    if before is not DType.BF16:
+    if before is DType.FP32:
         raise UnsupportedWhatIfError(
             f"model {model.name} was captured in {model.variant['dtype']}, where what is fp32 by design cannot be told "
             f"from what follows the model's type; compile it with dtype {options.activation_dtype} instead"
@@ -99,14 +105,16 @@ def _quantised(model: AnalyticModel, before: DType, name: str, group_size: int) 
     group = group_size if wanted in GROUPED else None
     stored = WeightFormat(dtype=wanted, other_dtype=before, group_size=group)
     after = each_layer(model, lambda layer: with_matrices(layer, before, stored))
-    after = with_quantised_parameters(model, after)
+    after = with_quantised_parameters(model, after, stored)
     scales = f", with one bf16 scale for each {group} elements of a row" if group else ""
     what = f"the matrices of linear layers and experts are stored in {name}{scales}"
+    tied = tied_tables(model, after)
     assumes = (
+        *((f"an embedding tied to such a matrix reads its stored rows: {', '.join(tied)}",) if tied else ()),
         "embeddings, convolutions, norms, biases and the router keep the captured type",
         "products run in the activations' type; the work of dequantising is not counted",
         *(() if group else ("one scale per tensor, not counted",)),
-        "the checkpoint is quantised already, so loading needs no more than the parameters",
+        "the checkpoint is quantised already, so loading needs no more than parameters and buffers",
     )
     return after, (change_between(model, after, option="weight_dtype", what=what, assumes=assumes),)
 
@@ -119,10 +127,13 @@ def kv_dtype_pass(captured: AnalyticModel, model: AnalyticModel, options: Option
     UnsupportedWhatIfError
         When the model keeps none, or what touches it cannot be told.
     """
-    if options.kv_dtype is None or (types := _types(captured, options.kv_dtype)) is None:
+    if options.kv_dtype is None:
         return model, ()
-    before, wanted = types
-    after = with_cache_in(find_cache(captured), model, wanted)
+    cache, wanted = find_cache(captured), DTYPES[options.kv_dtype]
+    before = dtype_of(cache, captured)
+    if wanted is before:
+        return model, ()
+    after = with_cache_in(cache, model, wanted)
     stages = tuple(_with_kept(stage, before, wanted) for stage in after.stages)
     after = evolve(after, stages=stages)
     what = f"the KV cache is kept and read in {options.kv_dtype}"

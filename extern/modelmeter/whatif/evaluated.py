@@ -7,8 +7,8 @@ from attrs import evolve
 from modelmeter.binding import Binding
 from modelmeter.costs import Number
 from modelmeter.devices import DeviceSpec
-from modelmeter.dims import Routing, uniform_routing
 from modelmeter.evaluate import evaluate
+from modelmeter.expert_counts import Routing, uniform_routing
 from modelmeter.model import AnalyticModel
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.reports.report import Report, WhatIfEffect

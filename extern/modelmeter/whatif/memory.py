@@ -9,10 +9,14 @@ from attrs import evolve
 
 from modelmeter.dims import Dim, never_negative, simplify, total
 from modelmeter.dtypes import DType
-from modelmeter.layers import Operand
+from modelmeter.layers import Embedding, EmbeddingBag, Operand
+from modelmeter.layers.weight_format import WeightFormat
 from modelmeter.model import AnalyticModel, Leaf, LiveTensor, ModuleNode, PeakPoint, Stage
 from modelmeter.whatif.cache import StageCache
+from modelmeter.whatif.change import with_layer
 from modelmeter.whatif.errors import UnsupportedWhatIfError
+from modelmeter.whatif.retype import with_table
+from modelmeter.whatif.storages import Reader, Storage, matrix_shape, read_copies, storages
 
 _Resize = Callable[[Dim, DType | None], Dim]
 
@@ -32,7 +36,18 @@ def rescaled(size: Dim, before: DType, after: DType) -> Dim:
 
 
 def with_all_parameters(model: AnalyticModel, before: DType, after: DType) -> AnalyticModel:
-    """Return a model with every parameter in another type; what loading needs stays, the script loads fp32 anyhow."""
+    """Return a model with every parameter in another type; what loading needs stays, the script loads fp32 anyhow.
+
+    Raises
+    ------
+    UnsupportedWhatIfError
+        When not all of its parameters are of the one type.
+    """
+    if model.parameter_bytes != model.parameters * before.itemsize:
+        raise UnsupportedWhatIfError(
+            f"not every parameter of {model.name} is {before.value}, so that they cannot all become {after.value}; "
+            "leave weight_dtype as captured, or give fp8, int8 or int4, which change matrices alone"
+        )
 
     def bytes_of(held: int) -> int:
         return int(rescaled(held, before, after))
@@ -45,60 +60,93 @@ def with_all_parameters(model: AnalyticModel, before: DType, after: DType) -> An
     )
 
 
-def with_quantised_parameters(before: AnalyticModel, after: AnalyticModel) -> AnalyticModel:
-    """Return `after` with the bytes of its matrices of weights counted, wherever parameters are counted.
+def with_quantised_parameters(before: AnalyticModel, after: AnalyticModel, stored: WeightFormat) -> AnalyticModel:
+    """Return `after` with its matrices of weights counted in the format they have now, wherever parameters are counted.
 
-    A module's leaf is called as often as the module has instances, or more often on the same weights; each instance
-    holds its weights once, in whatever number of stages it runs.
+    A storage that several modules read, as of a tied head, is counted once, and whatever reads it reads the format:
+    an embedding of that table too.
+
+    Raises
+    ------
+    UnsupportedWhatIfError
+        When a matrix has no whole number of bytes, or no module of the model owns it.
     """
-    saved = {stage.name: _saved_by_module(before, after, stage.name) for stage in before.stages}
-    once: dict[str, int] = {}
-    for by_module in saved.values():
-        once |= by_module
+    held = storages(before)
+    changed = _changed(before, after, held)
+    instances = {node.id: node.instances for node in before.modules}
     stages = tuple(
-        evolve(stage, weight_bytes=stage.weight_bytes - sum(saved[stage.name].values())) for stage in after.stages
+        evolve(
+            stage,
+            weight_bytes=stage.weight_bytes - _saved_in(before.leaves_by_stage[stage.name], held, changed, instances),
+        )
+        for stage in after.stages
     )
-    parameter_bytes = after.parameter_bytes - sum(once.values())
+    parameter_bytes = after.parameter_bytes - sum(storage.copies * each for storage, each in changed.values())
     return evolve(
         after,
+        leaves=tuple(_with_tied(leaf, held, changed, stored) for leaf in after.leaves),
         stages=stages,
         parameter_bytes=parameter_bytes,
-        load_bytes=parameter_bytes,
-        modules=_shared_out(after.modules, once),
+        load_bytes=parameter_bytes + after.buffer_bytes,
+        modules=_shared_out(after.modules, changed.values()),
     )
 
 
-def _saved_by_module(before: AnalyticModel, after: AnalyticModel, stage: str) -> dict[str, int]:
-    instances = {node.id: node.instances for node in before.modules}
-    saved: dict[str, int] = {}
-    for old, new in zip(before.leaves_by_stage[stage], after.leaves_by_stage[stage], strict=True):
-        if new is not old:
-            each = simplify(old.layer.weight_bytes() - new.layer.weight_bytes())
-            if not isinstance(each, int):
-                raise UnsupportedWhatIfError(
-                    f"the weights of {old.id} have no whole number of bytes: {each}; choose another group size"
-                )
-            saved[old.module] = saved.get(old.module, 0) + each * instances[old.module]
-    return saved
+def tied_tables(before: AnalyticModel, after: AnalyticModel) -> tuple[str, ...]:
+    """Return the modules whose embedding reads a table that is stored otherwise now."""
+    pairs = zip(before.leaves, after.leaves, strict=True)
+    tables = (new.module for old, new in pairs if new is not old and isinstance(new.layer, Embedding | EmbeddingBag))
+    return tuple(dict.fromkeys(tables))
 
 
-def _shared_out(modules: tuple[ModuleNode, ...], saved: Mapping[str, int]) -> tuple[ModuleNode, ...]:
-    """Return modules with fewer parameter bytes; what a module runs on its children's weights is saved by those."""
-    held = {node.id: node.parameter_bytes for node in modules}
-    for module, amount in saved.items():
-        owners = [node for node in modules if node.parameters and _holds(module, node.id)]
-        whole = sum(node.parameters for node in owners)
-        left = amount
-        for node in owners[:-1]:
-            share = amount * node.parameters // whole
-            held[node.id] -= share
-            left -= share
-        held[owners[-1].id] -= left
-    return tuple(evolve(node, parameter_bytes=held[node.id]) for node in modules)
+_Changed = Mapping[int, tuple[Storage, int]]
+"""By identity: a storage whose matrices changed, and the bytes that each of them has less."""
 
 
-def _holds(module: str, owner: str) -> bool:
-    return owner == module or owner.startswith(f"{module}.")
+def _changed(before: AnalyticModel, after: AnalyticModel, held: Mapping[Reader, Storage]) -> _Changed:
+    changed: dict[int, tuple[Storage, int]] = {}
+    for old, new in zip(before.leaves, after.leaves, strict=True):
+        shape = matrix_shape(old.layer)
+        if new is old or shape is None:
+            continue
+        each = simplify(old.layer.weight_bytes() - new.layer.weight_bytes())
+        if not isinstance(each, int):
+            raise UnsupportedWhatIfError(
+                f"the weights of {old.id} have no whole number of bytes: {each}; choose another group size"
+            )
+        storage = held[old.module, shape]
+        changed[id(storage)] = (storage, each)
+    return changed
+
+
+def _saved_in(
+    leaves: tuple[Leaf, ...], held: Mapping[Reader, Storage], changed: _Changed, instances: Mapping[str, int]
+) -> int:
+    """Return the bytes that the matrices read by some leaves have less, each counted once."""
+    copies: dict[int, int] = {}
+    for reader, read in read_copies(leaves, instances).items():
+        key = id(held[reader])
+        copies[key] = copies.get(key, 0) + read
+    return sum(min(copies.get(key, 0), storage.copies) * each for key, (storage, each) in changed.items())
+
+
+def _with_tied(leaf: Leaf, held: Mapping[Reader, Storage], changed: _Changed, stored: WeightFormat) -> Leaf:
+    shape = matrix_shape(leaf.layer)
+    if shape is None or id(held[leaf.module, shape]) not in changed:
+        return leaf
+    return with_layer(leaf, with_table(leaf.layer, stored))
+
+
+def _shared_out(modules: tuple[ModuleNode, ...], changed: Iterable[tuple[Storage, int]]) -> tuple[ModuleNode, ...]:
+    """Return modules with fewer parameter bytes: what a storage saves is saved by the owners of its elements."""
+    left = {node.id: node.parameter_bytes for node in modules}
+    for storage, each in changed:
+        saved, elements = storage.copies * each, sum(storage.held.values())
+        for owner, share in storage.held.items():
+            part = saved * share // elements
+            left[owner] -= part
+            saved, elements = saved - part, elements - share
+    return tuple(evolve(node, parameter_bytes=left[node.id]) for node in modules)
 
 
 # --- peaks

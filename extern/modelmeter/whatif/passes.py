@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from attrs import evolve
 
@@ -13,7 +14,6 @@ from modelmeter.whatif.cache import StageCache, find_cache, growing, reading
 from modelmeter.whatif.change import Change, with_layer
 from modelmeter.whatif.errors import UnsupportedWhatIfError
 from modelmeter.whatif.memory import with_operand_peaks
-from modelmeter.whatif.options import DTYPES, WIDE
 
 Passed = tuple[AnalyticModel, tuple[Change, ...]]
 """What a pass returns: the model after it, and what it changed."""
@@ -24,22 +24,41 @@ PEAKS_ASSUMED = (
 )
 
 
+CAPTURED: Mapping[str, DType] = MappingProxyType(
+    {"bf16": DType.BF16, "fp16": DType.FP16, "fp32": DType.FP32, "fp64": DType.FP64}
+)
+"""Types that a whole model may have been captured in, by the name that its variant gives."""
+
+
 def captured_dtype(model: AnalyticModel) -> DType:
     """Return the type that a model was captured in.
 
     Raises
     ------
     UnsupportedWhatIfError
-        When its variant says neither bf16 nor fp32.
+        When its variant names no such type, or several; the message says what to do.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> captured_dtype(modelmeter.load("qwen3-8b"))
+    <DType.BF16: 'bf16'>
     """
-    name = model.variant.get("dtype")
-    dtype = DTYPES.get(name or "")
-    if dtype not in WIDE:
-        raise UnsupportedWhatIfError(
-            f"model {model.name} does not say that it was captured in bf16 or fp32 (its variant has dtype {name!r}), "
-            "so the tensors to change cannot be told from others"
-        )
-    return dtype
+    name = model.variant.get("dtype", "")
+    if name not in CAPTURED:
+        known = ", ".join(CAPTURED)
+        one = f"make it in one of {known} and compile it again, or leave weight_dtype and activation_dtype as captured"
+        if " and " in name:
+            reason = f"it has weights in {name}, and which of them follow the model's type cannot be told; {one}"
+        elif name.startswith("fp8"):
+            reason = (
+                f"it was captured in {name}, quantised as published; compile it in bf16 and ask for weight_dtype, or "
+                "leave weight_dtype and activation_dtype as captured"
+            )
+        else:
+            reason = f"its variant has {f'dtype {name}' if name else 'no dtype'}; {one}"
+        raise UnsupportedWhatIfError(f"what-ifs of weights and activations cannot be applied to {model.name}: {reason}")
+    return CAPTURED[name]
 
 
 def each_layer(model: AnalyticModel, change: Callable[[BaseLayer], BaseLayer]) -> AnalyticModel:

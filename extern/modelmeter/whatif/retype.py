@@ -13,11 +13,17 @@ from modelmeter.dtypes import DType
 from modelmeter.layers import (
     Activation,
     BaseLayer,
+    BatchNorm,
+    Combination,
     Conv1d,
     Conv2d,
+    ConvTranspose,
     DataMovement,
     Elementwise,
     Embedding,
+    EmbeddingBag,
+    Factorization,
+    FourierTransform,
     Gather,
     GroupedLinear,
     GroupNorm,
@@ -27,6 +33,7 @@ from modelmeter.layers import (
     Matmul,
     MoEExperts,
     Operand,
+    Recurrent,
     Reduction,
     RMSNorm,
     ScaledDotProductAttention,
@@ -41,10 +48,12 @@ from modelmeter.layers import (
 from modelmeter.layers.weight_format import WeightFormat
 from modelmeter.whatif.errors import UnsupportedWhatIfError
 
-Kernel = Activation | Elementwise | Reduction | Scan
+Kernel = Activation | Combination | Elementwise | Factorization | FourierTransform | Reduction | Scan
 Listed = Kernel | Gather | Scatter | Unclassified | DataMovement
 Matrix = Linear | GroupedLinear | MoEExperts
-Table = Conv1d | Conv2d | Embedding | GroupNorm | LayerNorm | RMSNorm
+Table = (
+    BatchNorm | Conv1d | Conv2d | ConvTranspose | Embedding | EmbeddingBag | GroupNorm | LayerNorm | RMSNorm | Recurrent
+)
 Plain = Interpolation | SearchSorted | Sort | TopK
 
 AnyListed = TypeVar("AnyListed", bound=Listed)
@@ -118,6 +127,18 @@ def with_matrices(layer: BaseLayer, captured: DType, stored: WeightFormat) -> Ba
     if not isinstance(layer, MATRICES) or _parameter_type(layer) is not captured:
         return layer
     return evolve(layer, weights=stored)
+
+
+def with_table(layer: BaseLayer, stored: WeightFormat) -> BaseLayer:
+    """Return a layer that looks rows up in a table that is stored in a format; other layers stay as they are.
+
+    Examples
+    --------
+    >>> layer = Embedding(rows=3, width=4, vocabulary=10, index_dtype=DType.INT64, dtype=DType.BF16)
+    >>> with_table(layer, WeightFormat(dtype=DType.FP8_E4M3, other_dtype=DType.BF16)).traffic().weights_read
+    12
+    """
+    return evolve(layer, weights=stored) if isinstance(layer, Embedding | EmbeddingBag) else layer
 
 
 # --- rules
@@ -253,10 +274,13 @@ _PLAIN = _Rules(activations=_own_type, parameters=_no_parameters)
 
 _RULES: Mapping[type[BaseLayer], _Rules] = MappingProxyType(
     {
-        **dict.fromkeys((Activation, Elementwise, Reduction, Scan), _KERNEL),
+        **dict.fromkeys(
+            (Activation, Combination, Elementwise, Factorization, FourierTransform, Reduction, Scan), _KERNEL
+        ),
         **dict.fromkeys((Gather, Scatter, Unclassified), _INDEXED),
         **dict.fromkeys(MATRICES, _MATRIX),
-        **dict.fromkeys((Conv1d, Conv2d, Embedding, GroupNorm, LayerNorm, RMSNorm), _TABLE),
+        **dict.fromkeys((BatchNorm, Conv1d, Conv2d, ConvTranspose, Embedding, EmbeddingBag), _TABLE),
+        **dict.fromkeys((GroupNorm, LayerNorm, RMSNorm, Recurrent), _TABLE),
         **dict.fromkeys((Interpolation, SearchSorted, Sort, TopK), _PLAIN),
         DataMovement: _Rules(activations=_moved_activations, parameters=_moved_parameters),
         Matmul: _Rules(activations=_product_activations, parameters=_product_parameters),

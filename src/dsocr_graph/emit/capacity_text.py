@@ -10,7 +10,7 @@ from modelmeter.costs import Time
 
 
 def fit_lines(fit: Fit, batch: int) -> list[str]:
-    """Return whether a batch fits, a table of its memory by stage, and what decides.
+    """Return whether a batch fits, a table of its memory by stage, and what decides; weights stand with buffers.
 
     Examples
     --------
@@ -21,16 +21,17 @@ def fit_lines(fit: Fit, batch: int) -> list[str]:
     rows = [
         (
             stage.stage,
-            memory.weight_bytes,
+            memory.held_bytes,
             stage.peak_activation_bytes,
             stage.peak_kv_cache_bytes,
             stage.peak_input_bytes,
-            memory.weight_bytes + stage.peak_bytes,
+            memory.held_bytes + stage.peak_bytes,
         )
         for stage in memory.stages
     ]
     rows.append(("load", memory.load_bytes, 0, 0, 0, memory.load_bytes))
-    columns = ("stage", "weights", "activations", "KV cache", "inputs", "in all")
+    held = "weights, buffers" if memory.buffer_bytes else "weights"
+    columns = ("stage", held, "activations", "KV cache", "inputs", "in all")
     return [
         f"{fit.device} at batch {batch}: {_verdict(fit)}",
         *_table(columns, [(name, *map(units.format_bytes, sizes)) for name, *sizes in rows]),
@@ -77,6 +78,7 @@ def fit_row(fit: Fit) -> dict[str, object]:
         "usable_bytes": fit.usable_bytes,
         "peak_bytes": fit.memory.peak_bytes,
         "weight_bytes": fit.memory.weight_bytes,
+        "buffer_bytes": fit.memory.buffer_bytes,
         "load_bytes": fit.memory.load_bytes,
         "decided_by": fit.reason,
         "stages": [

@@ -28,7 +28,7 @@ def to_console(report: Report) -> str:
     """
     total = report.total.total
     memory = report.memory
-    variant = ", ".join(f"{key} {value}" for key, value in report.model.variant.items())
+    variant = ", ".join(f"{key} {value}" for key, value in report.model.variant.items()) or "as given"
     least = "at least " if report.peaks_are_lower_bounds else ""
     lines = [
         f"{report.model.name} ({variant}), {units.format_count(report.model.parameters)} parameters",
@@ -42,7 +42,8 @@ def to_console(report: Report) -> str:
         f"  traffic    {units.format_bytes(total.cost.bytes)} unfused, "
         f"{units.format_bytes(total.cost.fused_bytes)} fused",
         f"  memory     peak {least}{units.format_bytes(memory.peak_bytes)}, decided by {memory.decided_by}; "
-        f"weights {units.format_bytes(memory.weight_bytes)}",
+        f"weights {units.format_bytes(memory.weight_bytes)}"
+        + (f" and {units.format_bytes(memory.buffer_bytes)} of buffers" if memory.buffer_bytes else ""),
     ]
     if total.time is not None and report.prediction is not None:
         lines += _times(report, report.prediction, total.time)

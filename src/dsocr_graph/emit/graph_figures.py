@@ -152,7 +152,7 @@ def _split_text(parts: Mapping[Category, Number]) -> str:
 def sum_texts(counts: Mapping[str, int]) -> str:
     """Add expressions in their text form, each some times; like terms are joined.
 
-    The texts are expanded sums, as `modelmeter.dims.to_text` writes them, so terms add without building
+    The texts are expanded sums, as `modelmeter.dim_text.to_text` writes them, so terms add without building
     expressions: a warm run writes hundreds of these.
 
     Examples

@@ -10,7 +10,7 @@ from attrs import frozen
 from dsocr_graph.emit.graph_figures import Figures, Value, percent
 from modelmeter.binding import Binding
 from modelmeter.categories import Category
-from modelmeter.dims import to_text
+from modelmeter.dim_text import to_text
 from modelmeter.model import AnalyticModel, ModuleNode
 from modelmeter.reports import Report
 

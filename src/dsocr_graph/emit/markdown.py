@@ -75,7 +75,7 @@ def to_markdown(
 
 def _head(report: Report) -> Iterable[str]:
     variant = ", ".join(f"{name} {value}" for name, value in sorted(report.model.variant.items()))
-    yield f"# {report.model.name}" + (f" ({variant})" if variant else "")
+    yield f"# {report.model.name} ({variant or 'as given'})"
     total, memory = report.total.total, report.memory
     flops_stage = _largest(report.total.stages, lambda amount: amount.cost.flops)
     bytes_stage = _largest(report.total.stages, lambda amount: amount.cost.bytes)

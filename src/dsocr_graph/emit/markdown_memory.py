@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dsocr_graph.emit.markdown_table import code, table
-from modelmeter.reports import LiveBytes, Report, StageMemory
+from modelmeter.reports import LiveBytes, Report, RunMemory, StageMemory
 from modelmeter.units import format_bytes
 
 LIVE = 5
@@ -35,7 +35,10 @@ def memory_sections(report: Report) -> Iterable[str]:
         ],
         left=3,
     )
-    yield "The peak is the largest sum of activations, KV cache and inputs alive at once; weights come on top."
+    yield (
+        "The peak is the largest sum of activations, KV cache and inputs alive at once; "
+        f"{held_text(memory)} come on top."
+    )
     if report.peaks_are_lower_bounds:
         yield "Under these what-ifs peaks are lower bounds: another moment may need more, as assumed below."
     yield "### What decides each peak"
@@ -45,6 +48,7 @@ def memory_sections(report: Report) -> Iterable[str]:
         ["", "bytes"],
         [
             ["weights, resident", format_bytes(memory.weight_bytes)],
+            *([["buffers, resident", format_bytes(memory.buffer_bytes)]] if memory.buffer_bytes else []),
             ["largest peak of a stage", format_bytes(memory.stage_peak_bytes)],
             ["**running**", format_bytes(memory.running_bytes)],
             ["**loading**", format_bytes(memory.load_bytes)],
@@ -57,6 +61,21 @@ def memory_sections(report: Report) -> Iterable[str]:
         yield "Loading decides: the published script loads in fp32 and casts afterwards."
     else:
         yield f"The stage {memory.decided_by} decides."
+
+
+def held_text(memory: RunMemory) -> str:
+    """Return what the model holds before it runs, such as "weights of 6.67 GB and 3.1 kB of buffers".
+
+    Examples
+    --------
+    >>> held_text(RunMemory(
+    ...     weight_bytes=6_672_547_840, buffer_bytes=3_072, stage_peak_bytes=10**9, running_bytes=7_672_550_912,
+    ...     load_bytes=13_344_424_960, peak_bytes=13_344_424_960, decided_by="load", stages=(),
+    ... ))
+    'weights of 6.67 GB and 3.07 kB of buffers'
+    """
+    buffers = f" and {format_bytes(memory.buffer_bytes)} of buffers" if memory.buffer_bytes else ""
+    return f"weights of {format_bytes(memory.weight_bytes)}{buffers}"
 
 
 def missing_memory(report: Report) -> str | None:

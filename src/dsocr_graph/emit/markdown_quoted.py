@@ -32,6 +32,8 @@ def _lines(figures: QuotedFigures) -> Iterator[str]:
             f"- KV cache per document, beside its tokens: {figures.kept_bytes_per_document:,} bytes, such as keys and "
             "values of what an encoder has read"
         )
+    for dim, count in figures.kept_bytes_per_size.items():
+        yield f"- KV cache per document, for each of {dim}: {count:,} bytes"
     if figures.active_parameters is not None:
         yield f"- parameters that multiply a token: {figures.active_parameters:,}"
     yield f"- parameters: {figures.parameters:,}"

@@ -18,7 +18,7 @@ from dsocr_graph.workloads.tiling import Tiling, tile, tile_crops
 if TYPE_CHECKING:
     from attrs import Attribute
 
-DTYPES = ("bf16", "fp32", "fp8")  # a model need not have all
+DTYPES = ("bf16", "fp16", "fp32", "fp8")  # a model need not have all
 IMAGE_PLACEHOLDER = "<image>"
 
 
@@ -113,7 +113,7 @@ class Profile:
 
     name: str = field(validator=_checked_text)
     mode: Mode
-    dtype: str = field(validator=_checked_dtype)  # bf16, fp32 or fp8
+    dtype: str = field(validator=_checked_dtype)  # bf16, fp16, fp32 or fp8
     batch: int = field(validator=_checked_batch)  # equal pages processed together
     prompt: str = field(validator=[_checked_text, _checked_prompt])  # text with one <image>
     prompt_tokens: int = field(validator=_checked_tokens)  # tokens of the context that are not image tokens
@@ -160,7 +160,7 @@ def override(
     mode
         Tiny, Small, Base, Large or Gundam.
     dtype
-        bf16, fp32 or fp8.
+        bf16, fp16, fp32 or fp8.
 
     Raises
     ------

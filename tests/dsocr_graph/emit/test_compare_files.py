@@ -57,8 +57,8 @@ def test_markdown_says_what_moved_and_why(compared: SideBySide) -> None:
     assert row_of(text, "Totals", "FLOPs") == ["FLOPs", "8.29 kFLOP", "10.3 kFLOP", "+2.05 kFLOP", "+24.7 %"]
     assert row_of(text, "Totals", "parameters")[-2:] == ["=", "="]
     assert (
-        "1. **decode, decoder: other**: +2.05 kFLOP, 100.0 % of the change (4.61 kFLOP → 6.66 kFLOP); "
-        "decode executions 3 → 4, decode mean T 6 → 6.5\n"
+        "1. **decode, decoder: linear**: +2.05 kFLOP, 100.0 % of the change (4.61 kFLOP → 6.66 kFLOP); "
+        "decode executions 3 → 4\n"
     ) in text
     assert "## By role: parameters\n\nThe same in every role.\n" in text
     assert row_of(text, "By module: FLOPs", "`model.layers.[0-1].up`")[-2:] == ["+2.05 kFLOP", "+34.8 %"]
@@ -158,7 +158,7 @@ def test_three_sides_have_a_change_each(sides: list[Side]) -> None:
 def test_json_has_every_figure_and_reason(compared: SideBySide) -> None:
     """Lists have one entry a side; shares of the changes add up to one."""
     document = json.loads(compare_to_json(compared))
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["sides"] == ["three", "four"]
     assert document["totals"]["FLOPs"] == [8288, 10336]
     assert document["roles"]["head"]["FLOPs"] == [1440, 1440]
@@ -167,7 +167,9 @@ def test_json_has_every_figure_and_reason(compared: SideBySide) -> None:
     (changes,) = document["changes"]
     assert (changes["side"], changes["metric"], changes["before"], changes["after"]) == ("four", "FLOPs", 8288, 10336)
     assert sum(entry["share"] for entry in changes["entries"]) == 1
-    assert changes["entries"][0]["why"] == ["decode executions 3 → 4", "decode mean T 6 → 6.5"]
+    step = {"reason": "decode executions 3 → 4", "effect": 2048, "raises": True}
+    assert changes["entries"][0]["why"] == changes["causes"] == [step]
+    assert document["explained"] == ["FLOPs"]
 
 
 def test_csv_rows_add_up_to_the_totals(sides: list[Side]) -> None:
@@ -181,9 +183,31 @@ def test_csv_rows_add_up_to_the_totals(sides: list[Side]) -> None:
             assert sum(int(row[label] or 0) for row in rows) == int(total[label])
     changes = [row for row in flops if row["split"] == "change"]
     assert sum(int(row["change of headless"] or 0) for row in changes) == int(total["change of headless"]) == 608
-    assert {row["why"] for row in changes if row["change of four"]} == {
-        "decode executions 3 → 4; decode mean T 6 → 6.5"
-    }
+    assert {row["why"] for row in changes if row["change of four"]} == {"decode executions 3 → 4 (+2.05 kFLOP)"}
+
+
+def test_an_unknown_figure_is_no_change(toy: ModuleType) -> None:
+    """A bare report knows neither parameters by module nor the cache: its cells are empty, and so are the changes."""
+    report = evaluate(toy.toy_model(), toy.toy_workload())
+    whole = side_of_report(report, label="whole", model=toy.toy_model())
+    for sides in ([whole, side_of_report(report, label="bare")], [side_of_report(report, label="bare"), whole]):
+        compared = set_side_by_side(sides)
+        rows = list(csv.DictReader(io.StringIO(compare_to_csv(compared))))
+        change = f"change of {sides[1].label}"
+        unknown = [row for row in rows if row["metric"] in {"KV cache per token", "parameters"} and not row["bare"]]
+        assert {row["metric"] for row in unknown} == {"KV cache per token", "parameters"}
+        assert {row[change] for row in unknown} == {""}
+        (flops,) = [row for row in rows if (row["split"], row["metric"]) == ("total", "FLOPs")]
+        assert flops[change] == "0"
+        per_token = json.loads(compare_to_json(compared))["totals"]["KV cache per token"]
+        assert sorted(map(str, per_token)) == ["8", "None"]
+
+
+def test_a_part_that_one_side_does_not_have_is_a_change(sides: list[Side]) -> None:
+    """The head of the variant without one has no FLOPs: that is known, so that all of them are gone."""
+    rows = csv.DictReader(io.StringIO(compare_to_csv(set_side_by_side([sides[1], sides[2]], ranked_by=Metric.FLOPS))))
+    (head,) = [row for row in rows if (row["split"], row["part"], row["metric"]) == ("role", "head", "FLOPs")]
+    assert (head["four"], head["headless"], head["change of headless"]) == ("1440", "", "-1440")
 
 
 def test_the_same_sides_give_the_same_bytes(sides: list[Side]) -> None:

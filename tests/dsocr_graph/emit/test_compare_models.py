@@ -33,6 +33,29 @@ def test_markdown_names_each_model_with_its_variant(rows: tuple[ModelRow, ...]) 
     assert text.endswith("Left out:\n\n- whisper:x: it has the stage encode\n")
 
 
+def test_memory_is_in_the_table(rows: tuple[ModelRow, ...]) -> None:
+    """Weights by role, and what each peak consists of with its stage."""
+    text = models_to_markdown(rows)
+    assert "## By role: weights" in text
+    memory = text.split("## Memory at the peak")[1]
+    lines = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in memory.splitlines() if "|" in line}
+    # parameters 4302 bytes; at S=5 late: 10*2*5 + 2000
+    assert (lines["weights"], lines["activations"]) == ("4.20 KiB", "2.05 KiB")
+    assert lines["**all**"] == "6.25 KiB"
+    assert lines["stage of the peak"] == "prefill"
+    document = json.loads(models_to_json(rows))["models"][0]
+    assert sum(document["memory"].values()) == document["totals"]["peak memory"] == 4302 + 2100
+    assert document["peak_stage"] == "prefill"
+
+
+def test_how_a_model_takes_the_pages_is_beside_their_name(rows: tuple[ModelRow, ...]) -> None:
+    """A mode, or an assumed reading, may differ from row to row: it is in every format."""
+    tiny = evolve(rows[0], facts={"mode": "Tiny", "read": "as text", "batch": 1})
+    assert "| toy pages, mode Tiny, read as text |" in models_to_markdown([tiny, rows[1]])
+    assert '"toy pages, mode Tiny, read as text"' in models_to_csv([tiny])
+    assert json.loads(models_to_json([tiny]))["models"][0]["workload_facts"]["mode"] == "Tiny"
+
+
 def test_json_has_every_figure(rows: tuple[ModelRow, ...]) -> None:
     """Base units, by the names that comparisons use."""
     document = json.loads(models_to_json(rows, [LeftOut(label="x", reason="y")]))

@@ -21,7 +21,8 @@ from dsocr_graph.lowering import lower
 from dsocr_graph.scopes import group_by_module
 from dsocr_graph.tracing import StageSpec, capture
 from modelmeter.devices import load_device
-from modelmeter.dims import parse, product, to_text, total
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import product, total
 from modelmeter.evaluate import evaluate
 from modelmeter.model import AnalyticModel
 from modelmeter.reports import Report

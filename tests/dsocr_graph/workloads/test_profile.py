@@ -189,8 +189,8 @@ def test_counts_out_of_range_are_refused(key: str, bad: object) -> None:
 
 def test_an_unknown_dtype_or_mode_lists_the_known_ones() -> None:
     """The message names what would work."""
-    with pytest.raises(InvalidProfileError, match=r"dtype is 'fp16'; .*Known: bf16, fp32"):
-        load_profile("dsocr-standard-v1", dtype="fp16")
+    with pytest.raises(InvalidProfileError, match=r"dtype is 'int7'; .*Known: bf16, fp16, fp32, fp8"):
+        load_profile("dsocr-standard-v1", dtype="int7")
     with pytest.raises(UnknownModeError, match=r"no mode 'huge'; Known: Tiny, Small, Base, Large, Gundam"):
         load_profile("dsocr-standard-v1", mode="huge")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modelmeter.dims import uniform_routing
+from modelmeter.expert_counts import uniform_routing
 
 Evaluator = Callable[[str, Mapping[str, int]], float]
 

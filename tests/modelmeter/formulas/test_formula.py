@@ -8,8 +8,10 @@ import sympy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmeter.dims import Dim, distinct_experts, experts_touched, parse, symbol, to_text
+from modelmeter.dim_text import parse, to_text
+from modelmeter.dims import Dim, symbol
 from modelmeter.errors import DimError
+from modelmeter.expert_counts import distinct_experts, experts_touched
 from modelmeter.formulas import Formula
 
 Evaluator = Callable[[str, Mapping[str, int]], float]

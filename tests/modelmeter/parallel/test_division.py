@@ -2,8 +2,9 @@
 
 import pytest
 
-from modelmeter.dims import experts_touched, symbol
+from modelmeter.dims import symbol
 from modelmeter.dtypes import DType
+from modelmeter.expert_counts import experts_touched
 from modelmeter.layers import Elementwise, GroupedLinear, Linear, Operand, ScaledDotProductAttention, Sort
 from modelmeter.parallel import Layout, Role, UndividedLayerError
 from modelmeter.parallel.division import cuts, divided

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 import modelmeter
 from modelmeter.devices import load_device
-from modelmeter.dims import to_text
+from modelmeter.dim_text import to_text
+from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
 from modelmeter.evaluate import StageCost, evaluate_stage
-from modelmeter.layers import ScaledDotProductAttention
-from modelmeter.model import AnalyticModel
+from modelmeter.layers import Linear, ScaledDotProductAttention
+from modelmeter.model import AnalyticModel, Leaf, ModuleNode, Stage
 from modelmeter.predict.roofline import RooflineError
 from modelmeter.routing import Zipf
 from modelmeter.serialize import model_from_json, model_to_json
@@ -138,7 +139,7 @@ def test_int4_parameters_are_half_a_byte_each_and_their_scales(sdpa: AnalyticMod
     quantised = apply(sdpa, Options(weight_dtype="int4")).model
     saved = QUANTISED * 2 - (QUANTISED // 2 + QUANTISED // 128 * 2 + 640 * 2)
     assert sdpa.parameter_bytes - quantised.parameter_bytes == saved
-    assert quantised.load_bytes == quantised.parameter_bytes
+    assert quantised.load_bytes == quantised.parameter_bytes + sdpa.buffer_bytes
     assert sum(node.parameter_bytes for node in quantised.modules) == quantised.parameter_bytes
 
 
@@ -221,8 +222,88 @@ def test_activations_of_a_model_captured_in_fp32_are_refused(sdpa: AnalyticModel
 
 def test_a_model_of_an_unknown_type_is_refused(sdpa: AnalyticModel) -> None:
     """Without a captured type, the tensors to change cannot be told."""
-    with pytest.raises(UnsupportedWhatIfError, match="has dtype None"):
+    with pytest.raises(UnsupportedWhatIfError, match="its variant has no dtype; make it in one of bf16, fp16, fp32"):
         apply(evolve(sdpa, variant={}), Options(weight_dtype="int8"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [
+        (
+            "bf16 and fp32",
+            "weights in bf16 and fp32, and which of them .*; make it in one of bf16, fp16, fp32, fp64 and",
+        ),
+        ("fp8", "captured in fp8, quantised as published; compile it in bf16 and ask for weight_dtype"),
+        ("int32", "its variant has dtype int32; make it in one of bf16"),
+    ],
+)
+def test_a_model_of_several_types_or_a_quantised_one_says_what_to_do(
+    sdpa: AnalyticModel, dtype: str, remedy: str
+) -> None:
+    """The message says why and how to get an answer, or which options to leave alone."""
+    with pytest.raises(UnsupportedWhatIfError, match=remedy):
+        apply(evolve(sdpa, variant={"dtype": dtype}), Options(weight_dtype="int8"))
+
+
+@pytest.mark.parametrize(("name", "dtype", "size"), [("fp16", DType.FP16, 2), ("fp64", DType.FP64, 8)])
+def test_models_in_fp16_and_fp64_take_what_ifs(name: str, dtype: DType, size: int) -> None:
+    """A linear layer of 4 to 2 with a bias of 2: 8 elements of a byte in fp8, 2 elements as captured; all 4 in fp32."""
+    model = one_linear(name, dtype, size)
+    fp8 = apply(model, Options(weight_dtype="fp8")).model
+    assert (fp8.parameter_bytes, fp8.stage("forward").weight_bytes) == (8 + 2 * size, 8 + 2 * size)
+    wide = apply(model, Options(weight_dtype="fp32", activation_dtype="fp32")).model
+    assert wide.parameter_bytes == 10 * 4
+    assert wide.leaves[0].layer.traffic().bytes == 10 * 4 + 3 * 4 * 4 + 3 * 2 * 4
+
+
+def test_fp32_for_every_parameter_is_refused_where_some_have_another_type_already() -> None:
+    """Ten parameters of 2 bytes are 20 bytes; a model that says 24 has others beside them."""
+    model = evolve(one_linear("fp16", DType.FP16, 2), parameter_bytes=24)
+    with pytest.raises(UnsupportedWhatIfError, match="not every parameter of one is fp16"):
+        apply(model, Options(weight_dtype="fp32"))
+
+
+def one_linear(name: str, dtype: DType, size: int) -> AnalyticModel:
+    """Return a model of one linear layer of 3 rows, 4 to 2 elements, with a bias."""
+    layer = Linear(rows=3, in_features=4, out_features=2, bias=True, dtype=dtype)
+    leaf = Leaf(
+        id="/linear",
+        module="",
+        stage="forward",
+        op="aten::linear",
+        function="forward",
+        category=layer.category,
+        layer=layer,
+        calls=1,
+        fused_bytes=layer.traffic().bytes,
+    )
+    node = ModuleNode(
+        id="",
+        class_name="Linear",
+        parent=None,
+        instances=1,
+        series=1,
+        parallel={},
+        calls={"forward": 1},
+        parameters=10,
+        parameter_bytes=10 * size,
+        fan_in=0,
+        fan_out=0,
+    )
+    stage = Stage(name="forward", description="", dims=(), weight_bytes=10 * size, kv_cache_bytes=0, peaks=())
+    return AnalyticModel(
+        name="one",
+        variant={"dtype": name},
+        dims={},
+        parameters=10,
+        parameter_bytes=10 * size,
+        load_bytes=10 * size,
+        stages=(stage,),
+        modules=(node,),
+        leaves=(leaf,),
+        free=(),
+        edges=(),
+    )
 
 
 # --- logits

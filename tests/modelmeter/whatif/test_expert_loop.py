@@ -7,8 +7,8 @@ from attrs import evolve
 
 import modelmeter
 from modelmeter.binding import Binding
-from modelmeter.dims import most_routing
 from modelmeter.evaluate import evaluate_stage
+from modelmeter.expert_counts import most_routing
 from modelmeter.layers import GroupedLinear, Scatter
 from modelmeter.model import AnalyticModel
 from modelmeter.predict.expert_loop import calls_in_loop, loop_work, spread_evenly
