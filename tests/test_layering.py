@@ -13,15 +13,6 @@ EXTERNAL: dict[str, tuple[str, ...]] = {
     "torch": (
         "dsocr_graph.models",
         "dsocr_graph.tracing",
-        "dsocr_graph.call_sites",
-        "dsocr_graph.exporting",
-        "dsocr_graph.call_places",
-        "dsocr_graph.higher_order",
-        "dsocr_graph.tensor_table",
-        "dsocr_graph.export_shapes",
-        "dsocr_graph.export_errors",
-        "dsocr_graph.reading",
-        "dsocr_graph.torch_terms",
         "dsocr_graph.timing",
         "dsocr_graph.verification",
         "dsocr_graph.workloads.pixels",  # turns pages into the model's input tensors
@@ -37,14 +28,6 @@ LEVELS: dict[str, int] = {
     "dsocr_graph.ir": 1,
     "dsocr_graph.models": 1,
     "dsocr_graph.workloads": 1,
-    "dsocr_graph.call_sites": 1,
-    "dsocr_graph.exporting": 1,
-    "dsocr_graph.export_errors": 1,
-    "dsocr_graph.call_places": 1,
-    "dsocr_graph.higher_order": 1,
-    "dsocr_graph.tensor_table": 1,
-    "dsocr_graph.reading": 1,
-    "dsocr_graph.torch_terms": 1,
     "dsocr_graph.tracing": 2,
     "dsocr_graph.scopes": 2,
     "dsocr_graph.lowering": 2,
@@ -230,13 +213,13 @@ def plant(root: Path, path: str, text: str) -> None:
         ("src/dsocr_graph/pipeline.py", "import networkx as nx", "networkx belongs to"),
         ("src/dsocr_graph/pipeline.py", "from dsocr_graph.cli import main", "upward"),
         ("src/dsocr_graph/workloads/tiling.py", "import torch", "torch belongs to"),
-        ("src/dsocr_graph/tracing.py", "from transformers import AutoModel", "transformers belongs to"),
+        ("src/dsocr_graph/tracing/capturing.py", "from transformers import AutoModel", "transformers belongs to"),
         ("src/dsocr_graph/errors.py", "from dsocr_graph.lowering import lower", "not on the line"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str, expected: str) -> None:
     """The checker reports an import against the line with its file and line, however it is written."""
-    for present in ("src/dsocr_graph/tracing.py", "extern/modelmeter/registry.py"):
+    for present in ("src/dsocr_graph/tracing/__init__.py", "extern/modelmeter/registry.py"):
         plant(tmp_path, present, "")
     plant(tmp_path, path, text)
     found = violations(tmp_path)
@@ -248,7 +231,7 @@ def test_a_planted_violation_is_found(tmp_path: Path, path: str, text: str, expe
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("src/dsocr_graph/tracing.py", "import torch"),
+        ("src/dsocr_graph/tracing/capturing.py", "import torch"),
         ("src/dsocr_graph/models/deepseek_ocr/ops.py", "import torch\nimport transformers"),
         ("src/dsocr_graph/workloads/pixels.py", "import torch"),
         ("src/dsocr_graph/scopes.py", "import networkx"),

@@ -99,7 +99,8 @@ def group_by_module(captured: CapturedModel) -> CallGraph:
     --------
     >>> import torch
     >>> from torch import nn
-    >>> from dsocr_graph.tracing import StageSpec, capture
+    >>> from dsocr_graph.models.stage_spec import StageSpec
+    >>> from dsocr_graph.tracing import capture
     >>> with torch.device("meta"):
     ...     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     ...     stage = StageSpec(name="forward", description="", module=model, inputs=(torch.empty(2, 4),))

@@ -127,4 +127,4 @@ def test_the_code_of_every_step_is_in_the_key() -> None:
     for package, parts in model_cache._CODE.items():
         for part in parts:
             assert (Path(str(resources.files(package))) / part).exists(), part
-    assert {"models", "lowering", "tracing.py", "scopes.py", "liveness.py"} <= set(model_cache._CODE["dsocr_graph"])
+    assert {"models", "lowering", "tracing", "scopes.py", "liveness.py"} <= set(model_cache._CODE["dsocr_graph"])

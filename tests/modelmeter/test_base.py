@@ -134,7 +134,7 @@ def test_records_are_frozen_and_keyword_only() -> None:
     one = Linear(rows=1, in_features=2, out_features=3, bias=True, dtype=DType.BF16)
     assert one == Linear(rows=1, in_features=2, out_features=3, bias=True, dtype=DType.BF16)
     with pytest.raises(AttributeError):
-        one.rows = 2
+        one.rows = 2  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(TypeError):
         Linear(1, 2, 3, True, DType.BF16)  # type: ignore[misc]
 

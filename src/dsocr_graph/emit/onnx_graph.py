@@ -50,7 +50,8 @@ def to_onnx(captured: CapturedModel, graph: CallGraph, model: AnalyticModel) -> 
     >>> import onnx, torch
     >>> from dsocr_graph.lowering import lower
     >>> from dsocr_graph.scopes import group_by_module
-    >>> from dsocr_graph.tracing import StageSpec, capture
+    >>> from dsocr_graph.models.stage_spec import StageSpec
+    >>> from dsocr_graph.tracing import capture
     >>> with torch.device("meta"):
     ...     module, x = torch.nn.Linear(4, 2), torch.empty(3, 4)
     >>> stage = StageSpec(name="forward", description="", module=module, inputs=(x,))

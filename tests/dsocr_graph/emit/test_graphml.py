@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dsocr_graph.emit.graph_figures import percent, sum_texts
 from dsocr_graph.emit.graphml import to_graphml
 from dsocr_graph.lowering import lower
+from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import group_by_module
-from dsocr_graph.tracing import StageSpec, capture
+from dsocr_graph.tracing import capture
 from modelmeter.devices import load_device
 from modelmeter.dim_text import parse, to_text
 from modelmeter.dims import product, total

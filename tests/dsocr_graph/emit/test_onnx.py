@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dsocr_graph.emit.onnx_graph import to_onnx
 from dsocr_graph.ir import CapturedModel
 from dsocr_graph.lowering import lower
+from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import CallGraph, group_by_module
-from dsocr_graph.tracing import StageSpec, capture
+from dsocr_graph.tracing import capture
 from modelmeter.dim_text import parse
 from modelmeter.dims import total
 from modelmeter.model import AnalyticModel

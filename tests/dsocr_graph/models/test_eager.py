@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from dsocr_graph.errors import ModelInputError
-from dsocr_graph.exporting import exported
 from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.models.user_model import stage_of
 from dsocr_graph.subjects import subject_of
+from dsocr_graph.tracing.exporting import exported
 
 X = torch.ones(3, 4)
 

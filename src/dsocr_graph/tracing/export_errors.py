@@ -28,9 +28,9 @@ from torch.fx.experimental.symbolic_shapes import (
 )
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from dsocr_graph.call_sites import CallSites, Site
 from dsocr_graph.errors import CaptureError
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+from dsocr_graph.tracing.call_sites import CallSites, Site
 
 _DATA = (
     GuardOnDataDependentSymNode,

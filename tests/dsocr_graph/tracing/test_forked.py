@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsocr_graph.forked import LostProcessError, forked, most_processes
+from dsocr_graph.tracing.forked import LostProcessError, forked, most_processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux only")
 

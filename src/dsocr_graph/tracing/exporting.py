@@ -16,11 +16,11 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils._pytree import tree_leaves
 
-from dsocr_graph.call_sites import CallSites
-from dsocr_graph.export_errors import FixedDim, explained, nothing_printed, require_inputs
-from dsocr_graph.export_shapes import symbolic_shapes
 from dsocr_graph.models.eager import eager
 from dsocr_graph.models.stage_spec import StageSpec, declared_leaves
+from dsocr_graph.tracing.call_sites import CallSites
+from dsocr_graph.tracing.export_errors import FixedDim, explained, nothing_printed, require_inputs
+from dsocr_graph.tracing.export_shapes import symbolic_shapes
 
 # From so many sizes of one dim on, a symbol for each costs more time than the rest of the export.
 MANY_SIZES = 64

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from dsocr_graph.errors import CaptureError
 from dsocr_graph.ir import Role, TensorSpec
-from dsocr_graph.torch_terms import dtype_of, size_in
+from dsocr_graph.tracing.torch_terms import dtype_of, size_in
 from modelmeter.dims import Dim
 
 

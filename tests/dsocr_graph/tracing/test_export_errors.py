@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from dsocr_graph.errors import CaptureError
-from dsocr_graph.export_errors import require_inputs
-from dsocr_graph.exporting import exported
 from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.tracing.export_errors import require_inputs
+from dsocr_graph.tracing.exporting import exported
 
 VALUES = "a shape or a branch depends on the values of tensors"
 ADVICE_ON_VALUES = "change that module so that none does"

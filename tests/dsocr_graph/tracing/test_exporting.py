@@ -9,8 +9,8 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from dsocr_graph.errors import CaptureError
-from dsocr_graph.exporting import MANY_SIZES, exported
 from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.tracing.exporting import MANY_SIZES, exported
 
 
 class Doubled(nn.Module):

@@ -15,10 +15,12 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from dsocr_graph.call_places import NUMBER, Places
 from dsocr_graph.errors import CaptureError
-from dsocr_graph.exporting import Exported
-from dsocr_graph.higher_order import (
+from dsocr_graph.ir import Argument, OpCall, OpGraph, Role, ScopeFrame, TensorRef, TensorSpec
+from dsocr_graph.models.stage_spec import StageSpec, example_sizes
+from dsocr_graph.tracing.call_places import NUMBER, Places
+from dsocr_graph.tracing.exporting import Exported
+from dsocr_graph.tracing.higher_order import (
     COND,
     FLEX_ATTENTION,
     Inner,
@@ -29,10 +31,8 @@ from dsocr_graph.higher_order import (
     require_countable,
     steps_of_vmap,
 )
-from dsocr_graph.ir import Argument, OpCall, OpGraph, Role, ScopeFrame, TensorRef, TensorSpec
-from dsocr_graph.models.stage_spec import StageSpec, example_sizes
-from dsocr_graph.tensor_table import TensorTable, storage_key
-from dsocr_graph.torch_terms import symbols_of
+from dsocr_graph.tracing.tensor_table import TensorTable, storage_key
+from dsocr_graph.tracing.torch_terms import symbols_of
 from modelmeter.dim_text import free_dims
 
 Costliest = Callable[[Sequence[Sequence[OpCall]], Mapping[str, int]], int]
@@ -65,7 +65,7 @@ def graph_of(stage: StageSpec, model: nn.Module, made: Exported, costliest: Cost
 
     Examples
     --------
-    >>> from dsocr_graph.exporting import exported
+    >>> from dsocr_graph.tracing.exporting import exported
     >>> module = nn.Linear(4, 2, device="meta")
     >>> stage = StageSpec(name="forward", description="", module=module, inputs=(torch.empty(3, 4, device="meta"),))
     >>> [call.op for call in graph_of(stage, module, exported(stage, module)).calls]

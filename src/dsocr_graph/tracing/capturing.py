@@ -8,14 +8,14 @@ from contextlib import closing
 import torch
 from torch import nn
 
-from dsocr_graph.call_places import all_paths
 from dsocr_graph.errors import CaptureError
-from dsocr_graph.exporting import exported
-from dsocr_graph.forked import forked, most_processes
 from dsocr_graph.ir import BufferSpec, CapturedModel, ModuleSpec, OpGraph, ParameterSpec
 from dsocr_graph.models.stage_spec import StageSpec
-from dsocr_graph.reading import Costliest, graph_of
-from dsocr_graph.torch_terms import dtype_of
+from dsocr_graph.tracing.call_places import all_paths
+from dsocr_graph.tracing.exporting import exported
+from dsocr_graph.tracing.forked import forked, most_processes
+from dsocr_graph.tracing.reading import Costliest, graph_of
+from dsocr_graph.tracing.torch_terms import dtype_of
 from modelmeter.reports.left_out import WHY_WITHOUT
 
 
