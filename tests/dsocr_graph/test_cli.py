@@ -80,7 +80,7 @@ def refused(run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatc
         (["--device", "no-such"], "no-such.*(known|are|choose).*H100"),
         (["--mode", "Gundamm"], "no mode 'Gundamm'; did you mean 'Gundam'"),
         (["--dtype", "bf17"], "bf17.*did you mean 'bf16'"),
-        (["--dtype", ""], "dtype is ''.*bf16, fp32"),
+        (["--dtype", ""], "dtype is ''.*bf16, fp16, fp32"),
         (["--attention", "sdpaa"], "attention 'sdpaa' is not supported; choose one of sdpa, eager, flash_attention_2"),
         (["--workload", "dsocr-standard-v0"], "dsocr-standard-v0.*dsocr-standard-v1"),
         (["--workload", "no-such.toml"], "no profile file 'no-such.toml'; check the path"),

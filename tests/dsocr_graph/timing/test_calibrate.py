@@ -500,7 +500,7 @@ def test_the_command_plans_the_standard_sizes_by_default(
         (["--threads", "0"], "threads is 0"),
         (["--device", "tpu"], "choose cpu, cuda"),
         (["--mode", "Huge"], "no mode 'Huge'"),
-        (["--dtype", "fp4"], "did you mean .fp8.. Known: bf16, fp32, fp8"),
+        (["--dtype", "fp4"], "did you mean .fp8.. Known: bf16, fp16, fp32, fp8"),
     ],
 )
 def test_wrong_options_are_refused_by_name(
