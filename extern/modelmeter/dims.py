@@ -26,6 +26,9 @@ LEGEND: Mapping[str, str] = {
 }
 """The dims of the shipped models, by name."""
 
+LEGEND_WITHOUT_CACHE: Mapping[str, str] = {**LEGEND, "S": "sequence length in tokens"}
+"""The same for models that keep no keys and values, and so have no prefill."""
+
 FUNCTIONS: Mapping[str, int | None] = {
     "distinct_experts": 3,
     "floor": 1,

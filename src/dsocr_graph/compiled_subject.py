@@ -31,8 +31,8 @@ def compiled_subject(
     Parameters
     ----------
     text : str
-        A registered or a named model, a ``model.json`` or a directory of `dsocr-graph analyze`, the path of a
-        transformers configuration, or a factory as ``package.module:function``.
+        A registered model as ``NAME`` or ``NAME:VARIANT``, a named model, a ``model.json`` or a directory of
+        `dsocr-graph analyze`, the path of a transformers configuration, or a factory as ``package.module:function``.
     shipped : str, optional
         A variant that a package ships, by name.
     mode, dtype, attention : str, optional
@@ -63,6 +63,9 @@ def compiled_subject(
         for name, value in {"mode": mode, "dtype": dtype, "attention": attention}.items()
         if value is not None
     }
+    name, colon, named_variant = text.partition(":")
+    if colon and shipped is None and name in available() and named_variant in registered(name).variants:
+        text, shipped = name, named_variant  # as `compare` has it; else a factory
     compiled = compiled_only(text, shipped)
     if compiled is not None:
         _refuse(text, given)

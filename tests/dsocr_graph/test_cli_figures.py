@@ -101,3 +101,28 @@ def test_a_configuration_is_compiled_and_its_encoder_leaves_keys_for_each_token_
     assert f"- KV cache per document, for each of S: {2 * 2 * 64 * 2} bytes" in printed
     assert "KV cache per document, beside its tokens" not in printed
     assert "- every other size of a step is 1: S, " in printed
+
+
+MISTRAL = {
+    "model_type": "mistral",
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "sliding_window": 48,
+}
+
+
+def test_a_cache_of_windows_stops_growing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two layers keep 2 x 2 heads of 16 elements of two bytes for a token: within a window of 48, which keeps 47."""
+    monkeypatch.setenv("DSOCR_GRAPH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL), encoding="utf-8")
+    assert run("--model", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert f"- KV cache per token: {2 * 2 * 2 * 16 * 2} bytes" in printed
+    assert "- KV cache per token from 47 cached tokens on, past a window: 0 bytes" in printed

@@ -43,6 +43,7 @@ def test_a_registered_model_has_the_name_that_was_asked_for() -> None:
     """Its variant is one that the package ships."""
     model = compiled_subject("deepseek-ocr", shipped="tiny")
     assert (model.name, model.variant["base_size"]) == ("deepseek-ocr", "512")
+    assert compiled_subject("deepseek-ocr:tiny") == model
     with pytest.raises(UnknownVariantError, match="unknown variant of deepseek-ocr 'minute'"):
         compiled_subject("deepseek-ocr", shipped="minute")
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from dsocr_graph.errors import LoweringRuleError, MissingLoweringError
 from dsocr_graph.ir import OpCall
 from dsocr_graph.lowering import Approximation, free, known_operators, lower, lowers, registry, unregister
+from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.scopes import group_by_module
+from dsocr_graph.tracing import capture
+from modelmeter.dims import LEGEND
 from modelmeter.layers import BaseLayer, DataMovement
 from modelmeter.model import AnalyticModel, Exactness
 
@@ -406,3 +409,20 @@ def test_a_stage_keeps_the_order_of_its_calls(lowered: Lower) -> None:
     assert [(leaf.op, leaf.calls) for leaf in model.leaves] == [("aten::linear", 2), ("aten::add", 2)]
     assert [(item.op, item.calls) for item in model.free] == [("aten::view", 4)]
     assert stage.schedule == (0, 1, 2, 2, 0, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("kept", "meaning"), [((), "sequence length in tokens"), ((0,), LEGEND["S"])])
+def test_a_sequence_is_a_prefill_where_a_cache_is_kept(kept: tuple[int, ...], meaning: str) -> None:
+    """An encoder's S is none: the legend says what the model does."""
+    module = nn.Linear(4, 4, device="meta")
+    stage = StageSpec(
+        name="encode",
+        description="",
+        module=module,
+        inputs=(torch.empty(2, 3, 4, device="meta"),),
+        dynamic_shapes=[{0: torch.export.Dim("B"), 1: torch.export.Dim("S")}],
+        kv_outputs=kept,
+    )
+    model = lower(group_by_module(capture(module, [stage], name="toy", variant={})))
+    assert model.dims["S"] == meaning
+    assert model.dims["B"] == "documents processed together (batch)"

@@ -280,6 +280,40 @@ def kv_cache_bytes_per(model: AnalyticModel, dim: str) -> int:
     return int(stage.kv_cache_bytes_at({**ones, dim: 2}) - stage.kv_cache_bytes_at(ones))
 
 
+def kv_cache_growth_past_windows(model: AnalyticModel) -> Mapping[int, int]:
+    """Return the bytes that a further token of one document adds past each window, by the tokens cached from there on.
+
+    A layer whose attention reaches back over a window keeps no more than that; before the first window all layers grow,
+    as `kv_cache_bytes_per_token` has it. Empty for a model without windows.
+
+    Raises
+    ------
+    NoDecoderError
+        When the model has no stage "decode" with a batch B and T cached tokens.
+
+    Examples
+    --------
+    >>> import modelmeter
+    >>> dict(kv_cache_growth_past_windows(modelmeter.load("deepseek-ocr")))
+    {}
+    """
+    stage = _decode(model)
+    ones = dict.fromkeys(stage.dims, 1)
+    ends = {
+        int(bound)
+        for least in sympy.sympify(stage.kv_cache_bytes).atoms(sympy.Min)
+        for bound in least.args
+        if isinstance(bound, sympy.Integer)
+    }
+    return {
+        end: int(
+            stage.kv_cache_bytes_at({**ones, CACHED_TOKENS: end + 1})
+            - stage.kv_cache_bytes_at({**ones, CACHED_TOKENS: end})
+        )
+        for end in sorted(ends)
+    }
+
+
 def _decode(model: AnalyticModel) -> Stage:
     stage = next(
         (stage for stage in model.stages if stage.name == "decode" and {"B", CACHED_TOKENS} <= {*stage.dims}), None

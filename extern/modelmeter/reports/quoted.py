@@ -11,7 +11,7 @@ from modelmeter.costs import Number
 from modelmeter.errors import DimError
 from modelmeter.expert_counts import Routing
 from modelmeter.formulas import active_parameters, kv_cache_bytes_per_token
-from modelmeter.formulas.of_model import CACHED_TOKENS, NoDecoderError, kv_cache_bytes_per
+from modelmeter.formulas.of_model import CACHED_TOKENS, NoDecoderError, kv_cache_bytes_per, kv_cache_growth_past_windows
 from modelmeter.model import AnalyticModel
 from modelmeter.routing import FEWEST, MOST, UNIFORM, NamedRouting, Zipf, routed_layers
 
@@ -39,6 +39,7 @@ class QuotedFigures:
     """What is often quoted of a model, with what it assumes; of one without a decoder, its parameters alone."""
 
     kv_bytes_per_token: int | None  # bytes, of one document; None without a decoder
+    kv_bytes_per_token_past: Mapping[int, int]  # the same from so many cached tokens on, past each window
     kept_bytes_per_document: int | None  # bytes kept whatever the tokens, as for cross-attention; None likewise
     kept_bytes_per_size: Mapping[str, int]  # of one document, for each of another dim of a step, by dim
     active_parameters: int | None  # multiplied with one token; None likewise
@@ -82,6 +83,7 @@ def quoted_figures(
     except NoDecoderError as error:
         return QuotedFigures(
             kv_bytes_per_token=None,
+            kv_bytes_per_token_past={},
             kept_bytes_per_document=None,
             kept_bytes_per_size={},
             active_parameters=None,
@@ -96,6 +98,7 @@ def quoted_figures(
     chosen = routings if routed else (UNIFORM,)  # without experts all are alike
     return QuotedFigures(
         kv_bytes_per_token=per_token,
+        kv_bytes_per_token_past=kv_cache_growth_past_windows(model),
         kept_bytes_per_document=_kept_bytes(model, {**per_size, CACHED_TOKENS: per_token}),
         kept_bytes_per_size=per_size,
         active_parameters=active_parameters(model),

@@ -27,6 +27,8 @@ def quoted_to_markdown(figures: QuotedFigures) -> str:
 def _lines(figures: QuotedFigures) -> Iterator[str]:
     if figures.kv_bytes_per_token is not None:
         yield f"- KV cache per token: {figures.kv_bytes_per_token:,} bytes"
+    for tokens, count in figures.kv_bytes_per_token_past.items():
+        yield f"- KV cache per token from {tokens:,} cached tokens on, past a window: {count:,} bytes"
     if figures.kept_bytes_per_document:
         yield (
             f"- KV cache per document, beside its tokens: {figures.kept_bytes_per_document:,} bytes, such as keys and "

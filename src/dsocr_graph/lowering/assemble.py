@@ -16,7 +16,7 @@ from dsocr_graph.lowering.fusion import fused_bytes
 from dsocr_graph.lowering.registry import NO_RULE, Approximation, Unsupported, is_free, layer_of, operands
 from dsocr_graph.scopes import CallGraph, ScopedCall, call_signature
 from modelmeter.dim_text import to_text
-from modelmeter.dims import LEGEND, Dim, total
+from modelmeter.dims import LEGEND, LEGEND_WITHOUT_CACHE, Dim, total
 from modelmeter.dtypes import DType
 from modelmeter.layers import BaseLayer, Unclassified
 from modelmeter.model import AnalyticModel, Edge, Exactness, FreeOps, Leaf, ModuleNode, Stage
@@ -106,17 +106,19 @@ def lower(
     parameter_bytes = sum(parameter.bytes for parameter in captured.parameters)
     elements = sum(parameter.elements for parameter in captured.parameters)
     loaded = parameter_bytes if load_dtype is None else elements * load_dtype.itemsize
+    stages = tuple(
+        _stage(stage, graph, (descriptions or {}).get(stage.stage, ""), _schedule(stage.stage, [*leaves, *free]))
+        for stage in captured.graphs
+    )
+    legend = LEGEND if any(stage.kv_cache_text != "0" for stage in stages) else LEGEND_WITHOUT_CACHE
     return AnalyticModel(
         name=captured.name,
         variant=captured.variant,
-        dims={name: LEGEND.get(name, "size") for stage in captured.graphs for name in stage.dims},
+        dims={name: legend.get(name, "size") for stage in captured.graphs for name in stage.dims},
         parameters=elements,
         parameter_bytes=parameter_bytes,
         load_bytes=loaded + sum(buffer.bytes_in(load_dtype) for buffer in captured.buffers),
-        stages=tuple(
-            _stage(stage, graph, (descriptions or {}).get(stage.stage, ""), _schedule(stage.stage, [*leaves, *free]))
-            for stage in captured.graphs
-        ),
+        stages=stages,
         modules=tuple(_module(graph)),
         leaves=tuple(placed.record for placed in leaves),
         free=tuple(placed.record for placed in free),
