@@ -28,7 +28,7 @@ class UnknownVariantError(UnknownNameError):
 
 
 class BrokenModelError(ModelMeterError, ImportError):
-    """An entry point that cannot be imported, or that is no `RegisteredModel`."""
+    """An entry point that cannot be imported, that is no `RegisteredModel`, or that has another name than its model."""
 
 
 class DuplicateModelError(BrokenModelError):
@@ -104,7 +104,7 @@ def registered(name: str) -> RegisteredModel:
     UnknownModelError
         When no installed package registers the name; the message lists those that exist.
     BrokenModelError
-        When the entry point cannot be imported or is no `RegisteredModel`.
+        When the entry point cannot be imported, or is no `RegisteredModel` of that name.
     DuplicateModelError
         When two packages register different models under the name.
     """
@@ -132,6 +132,11 @@ def registered(name: str) -> RegisteredModel:
             f"model {name!r} is registered as {point.value}, which is a {type(entry).__name__}; "
             "an entry point of modelmeter.models must name a RegisteredModel"
         )
+    if entry.name != name:
+        raise BrokenModelError(
+            f"model {name!r} is registered as {point.value}, whose name is {entry.name!r}; give both the same name in "
+            "the package that registers it"
+        )
     return entry
 
 
@@ -155,7 +160,7 @@ def load(name: str, variant: str | None = None) -> AnalyticModel:
     UnknownModelError, UnknownVariantError
         When there is no such model or variant; the message lists those that exist.
     BrokenModelError
-        When the entry point cannot be imported, or two packages register the name.
+        When the entry point cannot be imported or is of another name, or two packages register the name.
     ModelFileError
         When the data file is damaged.
     """

@@ -13,7 +13,7 @@ from dsocr_graph.errors import OptionError
 from dsocr_graph.unused_options import flags
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dsocr_graph.compared_workloads import SamePages, SamePoints
     from dsocr_graph.emit.compare_models import LeftOut
@@ -28,6 +28,9 @@ FORMATS = ("markdown", "json", "csv")
 
 RANK_WORDS = ("time", "flops", "bytes", "fused-bytes", "memory", "load-memory", "parameters", "weights")
 """What `--by` takes: the words of `modelmeter.compare.RANKS`, which loads what a command line's help need not."""
+
+SHOWN_LEFT_OUT = 3
+"""Models that the message on an empty table names, each with its reason."""
 
 _OF_SIDES = ("calibration", "threshold", "fail_on", "lines", "by")
 """Options that say nothing to the table of models."""
@@ -247,6 +250,7 @@ def _table_text(options: argparse.Namespace) -> str:
     from modelmeter.compare import table
 
     models, workloads, left_out = _registered(options)
+    _require_rows(models, left_out)
     device = _device(options)
     rows = table(models, workloads, None if device is None else modelmeter.load_device(device))
     if options.format == "csv":
@@ -283,6 +287,20 @@ def _registered(options: argparse.Namespace) -> tuple[dict[str, AnalyticModel], 
             left_out.append(LeftOut(label=label, reason=str(error)))
     models = {label: models[label] for label in workloads}
     return models, workloads, left_out
+
+
+def _require_rows(models: Mapping[str, AnalyticModel], left_out: Sequence[LeftOut]) -> None:
+    """Refuse a table that nothing is in."""
+    if models:
+        return
+    if not left_out:
+        raise OptionError("--all is a table of every registered model, and no installed package registers one")
+    reasons = [f"{each.label}: {each.reason}" for each in left_out[:SHOWN_LEFT_OUT]]
+    more = len(left_out) - len(reasons)
+    raise OptionError(
+        "what is asked runs on no registered model, so that the table is empty; give sizes of stages that one has.\n  "
+        + "\n  ".join([*reasons, *([f"and {more} more"] if more else [])])
+    )
 
 
 def _write(text: str, out: Path | None) -> None:

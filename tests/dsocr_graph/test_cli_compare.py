@@ -148,7 +148,7 @@ def test_the_size_of_views_is_a_fact(compare: Compare) -> None:
     text = compare("deepseek-ocr", "deepseek-ocr-2")[1]
     row = r"\| \*\*workload: views of vision_local\*\* +\| 640 x 640 pixels +\| 768 x 768 pixels +\|"
     assert re.search(row, text)
-    assert "among it vision_local: views of 640 x 640 pixels → 768 x 768 pixels (+" in text
+    assert ": vision_local: views of 640 x 640 pixels → 768 x 768 pixels (+" in text
 
 
 def _registered(monkeypatch: pytest.MonkeyPatch, models: dict[str, AnalyticModel]) -> None:
@@ -381,6 +381,25 @@ def test_all_at_points_leaves_out_models_without_them(capsys: pytest.CaptureFixt
     assert "- siglip-so400m-patch14-384:bf16-sdpa: siglip-so400m-patch14-384 has no stage 'prefill'" in text
     assert "- whisper-large-v3:bf16-sdpa: point 'prefill B=1, S=512' runs at S = 512" in text
     assert "- deepseek-ocr:gundam: 'prefill B=1, S=512' does not fit stage 'prefill'" in text
+
+
+@pytest.mark.parametrize("point", ["nosuch:B=2", "decode:B=64"])
+def test_a_table_without_rows_is_refused(capsys: pytest.CaptureFixture[str], point: str) -> None:
+    """A stage that no model has, or a size too few: an error with some of the reasons, and no empty table."""
+    parsed = options("--all", "--points", point)
+    with pytest.raises(
+        OptionError, match=r"runs on no registered model[^\n]*\n  deepseek-ocr:gundam: [^\n]+\n(.*\n)+  and 6 more$"
+    ):
+        parsed.run(parsed)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_table_of_no_models_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no package registers one, that is the reason."""
+    monkeypatch.setattr(registry, "available", lambda: ())
+    parsed = options("--all")
+    with pytest.raises(OptionError, match="no installed package registers one"):
+        parsed.run(parsed)
 
 
 def test_pages_beside_points_say_nothing() -> None:

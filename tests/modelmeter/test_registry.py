@@ -24,6 +24,7 @@ POINTS = """[modelmeter.models]
 toy-model = toy_package_of_tests:MODEL
 toy-broken = toy_package_of_tests.missing:MODEL
 toy-wrong = toy_package_of_tests:NAME
+toy-other = toy_package_of_tests:MODEL
 """
 
 
@@ -83,7 +84,7 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_broken_entry_points_are_said() -> None:
-    """A module that is not there, an object that is no model, and a torn file each have their message."""
+    """A module that is not there, no model, one of another name and a torn file each have their message."""
     with pytest.raises(
         BrokenModelError, match=r"toy_package_of_tests\.missing:MODEL, which cannot be imported"
     ) as caught:
@@ -91,6 +92,8 @@ def test_broken_entry_points_are_said() -> None:
     assert isinstance(caught.value, ImportError)
     with pytest.raises(BrokenModelError, match=r"is a str; an entry point of modelmeter\.models must name"):
         load("toy-wrong")
+    with pytest.raises(BrokenModelError, match=r"toy_package_of_tests:MODEL, whose name is 'toy-model'; give both the"):
+        load("toy-other")
     with pytest.raises(ModelFileError, match=r"toy_package_of_tests/data/torn\.json is no JSON or cut off"):
         load("toy-model", "torn")
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from modelmeter.compare.counterfactual import is_noise
-from modelmeter.compare.group import same_model
+from modelmeter.compare.counterfactual import Explained, Kinds, explained, is_noise
+from modelmeter.compare.group import Key, same_model
 from modelmeter.compare.memory_changes import memory_entries
-from modelmeter.compare.metrics import HELD_METRICS, Metric
+from modelmeter.compare.metrics import ADDITIVE, HELD_METRICS, Metric
 from modelmeter.compare.part_changes import Change, part_changes
 from modelmeter.compare.reason import Reason, ranked
 from modelmeter.compare.side import Side
 from modelmeter.compare.side_words import pixels_differing
 from modelmeter.costs import Number
+
+_OF_WORK = {*ADDITIVE} - {Metric.PARAMETERS, Metric.WEIGHT_BYTES}
+"""Metrics of what runs: of these an evaluation tells causes apart."""
 
 
 @frozen(kw_only=True)
@@ -44,39 +47,59 @@ def changes_of(before: Side, after: Side, metric: Metric) -> Changes:
     metric : Metric
         One of those that parts have, or of memory.
     """
-    entries = memory_entries(before, after, metric) if metric in HELD_METRICS else part_changes(before, after, metric)
+    known = explained(before, after, metric) if metric in _OF_WORK else None
+    in_memory = metric in HELD_METRICS
+    entries = memory_entries(before, after, metric) if in_memory else part_changes(before, after, metric, known)
     return Changes(
         label=after.label,
         metric=metric,
         before=before.totals[metric],
         after=after.totals[metric],
         entries=tuple(sorted(entries, key=_rank)),
-        causes=_causes(entries, before, after),
+        causes=_causes(entries, before, after, known),
     )
 
 
-def _causes(entries: Sequence[Change], before: Side, after: Side) -> tuple[Reason, ...]:
+def _causes(entries: Sequence[Change], before: Side, after: Side, known: Explained | None) -> tuple[Reason, ...]:
     """Return what the causes that act on all parts add to all of them, and what is left."""
     effects: dict[str, Number] = {}
-    for reason in (reason for entry in entries for reason in entry.reasons if reason.of_all):
+    for reason in () if known is None else (reason for found in known.reasons.values() for reason in found):
         effects[reason.text] = effects.get(reason.text, 0) + (reason.effect or 0)
-    if not effects:
+    if known is None or not effects:
         return ()
     whole = sum(entry.difference for entry in entries)
     rest = whole - sum(effects.values())
     found = [Reason(text=text, effect=effect, of_all=True) for text, effect in effects.items()]
     if not is_noise(rest, [entry.before for entry in entries]):
-        found.append(Reason(text=_left(before, after), effect=rest))
+        found.append(_left(before, after, known, rest))
     return ranked(found, whole)
 
 
-def _left(before: Side, after: Side) -> str:
-    """Return what is left when both sides run the same, with the sizes of views that a model has built in."""
+def _left(before: Side, after: Side, known: Explained, rest: Number) -> Reason:
+    """Return what is left when both sides run the same; of two models what each stage adds to it."""
     if same_model(before, after):
-        return "the variants themselves"
-    views = [f"{stage}: {text}" for stage in before.stages for text in pixels_differing(before, after, stage)]
-    among = f", among it {', '.join(views)}" if views else ""
-    return f"the models themselves at the same executions and dims{among}"
+        return Reason(text="the variants themselves", effect=rest)
+    parts = [
+        Reason(text=": ".join((stage, *pixels_differing(before, after, stage))), effect=effect)
+        for stage, effect in _by_stage(known).items()
+    ]
+    text = "the models themselves at the same executions and dims"
+    return Reason(text=text, effect=rest, parts=ranked(parts, rest))
+
+
+def _by_stage(known: Explained) -> dict[str, Number]:
+    """Return by how much the stages differ once all other causes are changed; those that do not are left out."""
+    a, b = (_stage_sums(work) for work in (known.work_before, known.work_after))
+    pairs = {stage: (a.get(stage, 0), b.get(stage, 0)) for stage in (*a, *b)}
+    return {stage: pair[1] - pair[0] for stage, pair in pairs.items() if not is_noise(pair[1] - pair[0], pair)}
+
+
+def _stage_sums(work: Mapping[Key, Kinds]) -> dict[str, Number]:
+    sums: dict[str, Number] = {}
+    for kinds in work.values():
+        for (stage, _), number in kinds.items():
+            sums[stage] = sums.get(stage, 0) + number
+    return sums
 
 
 def _rank(entry: Change) -> tuple[object, ...]:

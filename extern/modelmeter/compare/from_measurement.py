@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelmeter.compare.counterfactual import is_noise
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.model_tree import cached_stages, nodes_of_model
 from modelmeter.compare.side import UNNAMED, VERSION, Piece, Side, model_facts, stage_sizes
@@ -29,7 +30,9 @@ def side_of_measurement(measurement: Measurement, *, label: str, model: Analytic
     for stage in measurement.stages:
         by_module = {} if model is None else _by_module(model, stage)
         seconds |= {Piece(stage=stage.stage, module=module): time for module, time in by_module.items()}
-        seconds[Piece(stage=stage.stage, module=UNNAMED)] = stage.seconds - sum(by_module.values())
+        rest = stage.seconds - sum(by_module.values())
+        if not is_noise(rest, [stage.seconds]):  # of sums in another order nothing is left but rounding
+            seconds[Piece(stage=stage.stage, module=UNNAMED)] = rest
     return Side(
         label=label,
         facts=_measured_facts(measurement),

@@ -86,6 +86,7 @@ def side_of_report(
         model=model,
         peaks={peak.stage: peak for peak in report.memory.stages},
         setup=None if model is None else setup_of(report, model, clock),
+        device_memory=None if report.prediction is None else report.prediction.device.memory_bytes,
     )
 
 

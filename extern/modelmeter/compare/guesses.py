@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from modelmeter.compare.absence import executions
 from modelmeter.compare.group import Group, Key, same_model
 from modelmeter.compare.layer_words import calls_differing, sizes_differing
 from modelmeter.compare.metrics import Metric
+from modelmeter.compare.operator_work import figure
 from modelmeter.compare.reason import Reason
 from modelmeter.compare.side_words import (
     CLOCK_FACTS,
@@ -18,6 +19,7 @@ from modelmeter.compare.side_words import (
     versions_differing,
 )
 from modelmeter.compare.words import arrow
+from modelmeter.costs import Number
 
 
 def guessed(old: Group, new: Group, key: Key, metric: Metric) -> list[Reason]:
@@ -35,8 +37,19 @@ def guessed(old: Group, new: Group, key: Key, metric: Metric) -> list[Reason]:
         found += _texts(versions_differing(old.side, new.side))
     if not found:
         found += _texts(facts_differing(old.side, new.side, ("model",)))
-    same = f"{metric.value} of the same calls {arrow(old.total(metric), new.total(metric))}"
-    return found or [Reason(text=same, effect=new.total(metric) - old.total(metric))]
+    before, after = old.total(metric), new.total(metric)
+    if not found:
+        same = f"{metric.value} of the same calls {figure(metric, before)} → {figure(metric, after)}"
+        return [Reason(text=same, effect=after - before)]
+    return [*found, *_unknown(found, old, new, after - before)]
+
+
+def _unknown(found: Sequence[Reason], old: Group, new: Group, difference: Number) -> Iterator[Reason]:
+    """Yield that the cause is not known where all that differs works against the change."""
+    if difference and all(reason.way and (reason.way > 0) != (difference > 0) for reason in found):
+        alone = [group.side.label for group in (old, new) if group.side.model is None]
+        advice = f": no model.json with the operators of {' and '.join(alone)} is given" if alone else ""
+        yield Reason(text=f"what {'raises' if difference > 0 else 'lowers'} it is not known{advice}")
 
 
 def _texts(words: Iterator[str]) -> list[Reason]:

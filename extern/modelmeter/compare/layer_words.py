@@ -12,8 +12,8 @@ from modelmeter.model import Leaf
 SHOWN_OPERATORS = 4
 """Operators that are named, those whose calls differ most."""
 
-# Attributes of layers that say how large a layer is, in the order of what they say; what follows a dim is an
-# expression and explained by the dim.
+# Attributes of layers that say how large a layer is, in the order of what they say. Most that follow a dim are
+# explained by the dim; lengths are formulas that tell which part of a cache a product is of, such as a window.
 _ATTRIBUTES = (
     "query_length",
     "key_length",
@@ -30,6 +30,7 @@ _ATTRIBUTES = (
     "vocabulary",
     "rows",
 )
+_LENGTHS = ("query_length", "key_length")
 _ROWS, _DTYPE = " rows", "dtype"
 _ORDER = {name: place for place, name in enumerate((_DTYPE, *_ATTRIBUTES))}
 
@@ -76,6 +77,8 @@ def _values(leaves: Iterable[Leaf]) -> Mapping[str, tuple[int | str, ...]]:
             value = getattr(leaf.layer, name, None) if document is None else document.get(name)
             if isinstance(value, int):
                 found.setdefault(f"{kind} {name}", set()).add(value)
+            elif value is not None and name in _LENGTHS:
+                found.setdefault(f"{kind} {name}", set()).add(str(value))
         if document is not None and "in_features" in document:  # of a product: which positions it is of, as in logits
             found.setdefault(f"{kind}{_ROWS}", set()).add(str(document["rows"]))
     return {

@@ -26,6 +26,9 @@ from modelmeter.workload import Workload, WorkloadItem
 REPORT_FILE, MODEL_FILE = "report.json", "model.json"
 """The files that make a directory of `dsocr-graph analyze` an operand."""
 
+CONFIG_FILE = "config.json"
+"""The file that makes a directory a model of transformers, which is analyzed before it can be compared."""
+
 
 @frozen(kw_only=True)
 class Operand:
@@ -77,6 +80,7 @@ def read_operand(text: str) -> Operand:
         raise UnknownOperandError(
             f"{text!r} is no file, no directory and no registered model ({error}); give a report.json or model.json of "
             "`dsocr-graph analyze`, its directory, a measurement, or NAME:VARIANT"
+            + (f". If it is a factory package.module:function, {_analyze_first(text)}" if _is_factory(text) else "")
         ) from error
     chosen = variant or entry.default
     return Operand(label=f"{name}:{chosen}", variant=chosen, model=entry.load(chosen))
@@ -177,9 +181,19 @@ def _read_directory(path: Path, *, label: str) -> Operand:
         return Operand(label=label, report=read, model=_same(read, read_model(model)) if model.is_file() else None)
     if model.is_file():
         return Operand(label=label, model=read_model(model))
-    raise UnknownOperandError(
-        f"{label} holds neither a {REPORT_FILE} nor a {MODEL_FILE}; write them with `dsocr-graph analyze --out {label}`"
-    )
+    subject = label if (path / CONFIG_FILE).is_file() else "MODEL"
+    raise UnknownOperandError(f"{label} holds neither a {REPORT_FILE} nor a {MODEL_FILE}; {_analyze_first(subject)}")
+
+
+def _analyze_first(model: str) -> str:
+    """Say how what `analyze` takes becomes a side; the directory is another one, as it writes many files."""
+    return f"run `dsocr-graph analyze --model {model} --out DIRECTORY` and give that directory"
+
+
+def _is_factory(text: str) -> bool:
+    """Whether a text may be a factory as package.module:function."""
+    module, _, function = text.partition(":")
+    return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def _same(report: Report, model: AnalyticModel) -> AnalyticModel | None:
@@ -198,10 +212,9 @@ def _read_file(path: Path, *, label: str) -> Operand:
         return Operand(label=label, report=report_from_json(data, source=label))
     if "leaves" in keys or data.startswith(b"\x1f\x8b"):  # gzip, as models are shipped
         return Operand(label=label, model=model_from_bytes(data, source=label))
-    raise UnknownOperandError(
-        f"{label} is neither a report, a model nor a measurement; give a file that `dsocr-graph analyze` or "
-        "`dsocr-graph measure` writes"
-    )
+    known = "give a file that `dsocr-graph analyze` or `dsocr-graph measure` writes"
+    advice = f"it is a configuration: {_analyze_first(label)}" if "model_type" in keys else known
+    raise UnknownOperandError(f"{label} is neither a report, a model nor a measurement; {advice}")
 
 
 def _keys(data: bytes) -> frozenset[str]:

@@ -12,7 +12,7 @@ from modelmeter.compare.setup import Setup
 from modelmeter.compare.words import arrow
 from modelmeter.costs import Number
 from modelmeter.model import Leaf
-from modelmeter.units import format_bytes, format_flops
+from modelmeter.units import format_bytes, format_flops, format_seconds
 
 _NOISE = 1e-9  # of the work; sums of floats in another order
 
@@ -37,15 +37,16 @@ def operator_work(setup: Setup, leaves: Iterable[Leaf], metric: Metric) -> dict[
     metric : Metric
         FLOPs or bytes; of a time, the bytes.
     """
-    bindings: dict[str, list[Binding]] = {}
-    for _, run in setup.runs:
+    bindings: dict[str, list[tuple[float, Binding]]] = {}
+    for each in setup.runs:
+        run = each.run
         made = Binding(bindings=run.bindings, count=run.count, sweep=run.sweep, routing=setup.routing)
-        bindings.setdefault(run.stage, []).append(made)
+        bindings.setdefault(run.stage, []).append((each.weight, made))
     found: dict[str, OperatorWork] = {}
     for leaf in leaves:
         name = name_of(leaf)
         texts = _texts(leaf, metric)
-        work = sum(binding.sum(text) for binding in bindings.get(leaf.stage, ()) for text in texts)
+        work = sum(weight * binding.sum(text) for weight, binding in bindings.get(leaf.stage, ()) for text in texts)
         held = found.get(name, OperatorWork())
         found[name] = OperatorWork(calls=held.calls + leaf.calls, work=held.work + leaf.calls * work)
     return found
@@ -79,8 +80,19 @@ def operators_differing(
 
 
 def amount(metric: Metric, work: Number) -> str:
-    """Write FLOPs, or the bytes of anything else."""
+    """Write FLOPs, or the bytes of anything else: what operators do is known, not how long each takes."""
     return format_flops(work) if metric is Metric.FLOPS else format_bytes(work)
+
+
+def figure(metric: Metric, value: Number) -> str:
+    """Write a total of work in the unit of its metric.
+
+    Examples
+    --------
+    >>> figure(Metric.TIME, 0.001379), figure(Metric.FLOPS, 2e9), figure(Metric.BYTES, 512)
+    ('1.38 ms', '2.00 GFLOP', '512 B')
+    """
+    return format_seconds(value) if metric is Metric.TIME else amount(metric, value)
 
 
 def _words(name: str, before: OperatorWork, after: OperatorWork, metric: Metric) -> str:

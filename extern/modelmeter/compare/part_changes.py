@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from modelmeter.compare.counterfactual import explained
-from modelmeter.compare.group import HELD, Group, groups_of
+from modelmeter.compare.counterfactual import Explained
+from modelmeter.compare.group import Group, groups_of
 from modelmeter.compare.metrics import Metric
 from modelmeter.compare.reason import Reason
 from modelmeter.compare.reasons import Both, reasons
@@ -41,15 +41,21 @@ class Change:
         return self.after - self.before
 
 
-def part_changes(before: Side, after: Side, metric: Metric) -> list[Change]:
-    """Return the parts whose figure changed, by phase and role."""
+def part_changes(before: Side, after: Side, metric: Metric, known: Explained | None = None) -> list[Change]:
+    """Return the parts whose figure changed, by phase and role.
+
+    Parameters
+    ----------
+    before, after : Side
+    metric : Metric
+    known : Explained or None
+        What evaluations of the whole tell of the change; None of parameters, or where they tell nothing.
+    """
     old, new = groups_of(before, metric), groups_of(after, metric)
     pairs = {
         key: (old.get(key) or Group(side=before), new.get(key) or Group(side=after))
         for key in dict.fromkeys((*old, *new))
     }
-    held = all(phase == HELD for phase, _ in pairs)
-    known = None if held else explained(before, after, metric)
     return [
         Change(
             phase=key[0],

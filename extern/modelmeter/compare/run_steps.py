@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from attrs import evolve, frozen
 
-from modelmeter.compare.setup import Setup
-from modelmeter.compare.side import stage_sizes
+from modelmeter.compare.setup import ItemRun, Setup
+from modelmeter.compare.side import mean_size
 from modelmeter.compare.words import arrow
 from modelmeter.workload import StageRun
-
-_Runs = dict[tuple[str, int], StageRun]
-"""The runs of a stage by the name of their item and their place among its runs of the stage."""
 
 
 @frozen(kw_only=True)
@@ -24,8 +21,37 @@ class RunStep:
     setup: Setup
 
 
+@frozen(kw_only=True)
+class _Part:
+    """Executions of a stage on their way from a run of one side to a run of the other."""
+
+    item: str
+    executions: Fraction
+    run: StageRun
+    target: StageRun
+
+    @property
+    def weighted(self) -> ItemRun:
+        """The executions as a share of the run."""
+        whole = self.executions == self.run.count
+        return ItemRun(item=self.item, run=self.run, weight=1 if whole else float(self.executions / self.run.count))
+
+    def with_size(self, dim: str) -> _Part:
+        """Return the executions at the target's size of a dim; one that the target does not name stays."""
+        if dim not in self.target.bindings:
+            return self
+        run = evolve(self.run, bindings={**self.run.bindings, dim: self.target.bindings[dim]})
+        if dim in {run.sweep, self.target.sweep}:
+            run = evolve(run, count=self.target.count, sweep=self.target.sweep)
+        return evolve(self, run=run)
+
+
 def run_steps(old: Setup, new: Setup) -> Iterator[RunStep]:
     """Yield the first setup with more and more of what the second runs, in the stages that both models have.
+
+    Runs that continue one another item by item, such as more steps of the same pages, change their counts first.
+    Elsewhere, whatever the items are called, the executions of a stage are scaled at the sizes that they have, and
+    then each size changes, small ones to small ones.
 
     Sizes that the second model does not ask for stay as they are. A stage stays as it is where it would run items that
     the first does not, without a size for them.
@@ -42,7 +68,7 @@ def run_steps(old: Setup, new: Setup) -> Iterator[RunStep]:
     ...     run = StageRun(stage="decode", count=count, bindings={"B": 1, "T": cached}, sweep="T")
     ...     return Setup(
     ...         model=modelmeter.load("qwen3-8b"),
-    ...         runs=(("page", run),),
+    ...         runs=(ItemRun(item="page", run=run),),
     ...         routing=uniform_routing,
     ...         routing_name="uniform_routing",
     ...         clock=None,
@@ -54,68 +80,111 @@ def run_steps(old: Setup, new: Setup) -> Iterator[RunStep]:
     for stage in old.model.stages:
         if stage.name not in {each.name for each in new.model.stages}:
             continue
-        a, b = _keyed(old, stage.name), _keyed(new, stage.name)
-        a, b = _paired(a, b)
-        if a == b or any(set(stage.dims) - run.bindings.keys() for key, run in b.items() if key not in a):
+        a, b = old.stages.get(stage.name, []), new.stages.get(stage.name, [])
+        if [each.run for each in a] == [each.run for each in b]:
             continue
-        runs = {key: _as_often(a.get(key), run) for key, run in b.items()}
-        if runs != a:
-            step = _step(now, stage.name, runs, _executions(stage.name, a, runs))
-            yield step
-            now = step.setup
+        if not a and any(set(stage.dims) - each.run.bindings.keys() for each in b):
+            continue
+        parts = _parts(a, b)
+        before, after = (sum(each.run.count for each in runs) for runs in (a, b))
+        if before != after:
+            now = _with_runs(now, stage.name, parts)
+            yield RunStep(text=f"{stage.name} executions {arrow(before, after)}", setup=now)
         for dim in stage.dims:
-            after = {key: _with_size(run, dim, b[key]) for key, run in runs.items()}
-            if after != runs:
-                step = _step(now, stage.name, after, _sizes(stage.name, dim, runs, after))
-                yield step
-                now, runs = step.setup, after
+            changed = [part.with_size(dim) for part in parts]
+            if changed != parts:
+                now = _with_runs(now, stage.name, changed)
+                yield RunStep(text=_sizes(stage.name, dim, parts, changed), setup=now)
+            parts = changed
 
 
-def _keyed(setup: Setup, stage: str) -> _Runs:
-    places = Counter[str]()
-    found: _Runs = {}
-    for item, run in setup.stages.get(stage, []):
-        found[item, places[item]] = run
-        places[item] += 1
-    return found
+# --- which executions become which
 
 
-def _paired(a: _Runs, b: _Runs) -> tuple[_Runs, _Runs]:
-    """Return the runs under keys that pair them: items of one name, else, where none has one, by their order."""
-    if len(a) != len(b) or any(key in a for key in b):
-        return a, b
-    return a, dict(zip(a, b.values(), strict=True))
+def _parts(a: Sequence[ItemRun], b: Sequence[ItemRun]) -> list[_Part]:
+    """Return as many executions as there are after, at the sizes before where there were any."""
+    if not a:
+        return [_part(each, each.run, each) for each in b]
+    pairs = _paired(a, b)
+    if not _continue(pairs):
+        return _coupled(a, b)
+    return [_part(one, evolve(one.run, count=other.run.count), other) for one, other in pairs]
 
 
-def _as_often(old: StageRun | None, new: StageRun) -> StageRun:
-    """Return a run at the sizes that it had, as often as the new one."""
-    if old is None or (new.sweep is not None and new.sweep not in old.bindings):
-        return new
-    return evolve(old, count=new.count, sweep=new.sweep)
+def _part(of: ItemRun, run: StageRun, target: ItemRun) -> _Part:
+    return _Part(item=of.item, executions=Fraction(target.run.count), run=run, target=target.run)
 
 
-def _with_size(run: StageRun, dim: str, new: StageRun) -> StageRun:
-    return evolve(run, bindings={**run.bindings, dim: new.bindings[dim]}) if dim in new.bindings else run
+def _paired(a: Sequence[ItemRun], b: Sequence[ItemRun]) -> list[tuple[ItemRun, ItemRun]]:
+    """Return runs in pairs, those of items of one name first and the rest by their order; none of unequal numbers."""
+    if len(a) != len(b):
+        return []
+    others = [*b]
+    pairs: list[tuple[ItemRun, ItemRun]] = []
+    rest: list[ItemRun] = []
+    for one in a:
+        named = next((other for other in others if other.item == one.item), None)
+        if named is None:
+            rest.append(one)
+        else:
+            others.remove(named)
+            pairs.append((one, named))
+    return [*pairs, *zip(rest, others, strict=True)]
 
 
-def _step(now: Setup, stage: str, runs: _Runs, text: str) -> RunStep:
-    others = [(item, run) for item, run in now.runs if run.stage != stage]
-    return RunStep(text=text, setup=evolve(now, runs=(*others, *((item, run) for (item, _), run in runs.items()))))
+def _continue(pairs: Sequence[tuple[ItemRun, ItemRun]]) -> bool:
+    """Whether pairs run in the same way and none more often where another runs less often."""
+    ways = {(other.run.count > one.run.count) - (other.run.count < one.run.count) for one, other in pairs}
+    sweeps = all(one.run.sweep == other.run.sweep or one.run.count == other.run.count for one, other in pairs)
+    return bool(pairs) and sweeps and not {1, -1} <= ways
 
 
-def _executions(stage: str, a: _Runs, b: _Runs) -> str:
-    before, after = (sum(run.count for run in runs.values()) for runs in (a, b))
-    return f"{stage} of other items" if before == after else f"{stage} executions {arrow(before, after)}"
+def _coupled(a: Sequence[ItemRun], b: Sequence[ItemRun]) -> list[_Part]:
+    """Return the executions before, scaled to the number after, each with a run of about its rank in size as target."""
+    before, after = [*sorted(a, key=_rank)], [*sorted(b, key=_rank)]
+    scale = Fraction(sum(each.run.count for each in after), sum(each.run.count for each in before))
+    parts: list[_Part] = []
+    left_before, left_after = Fraction(), Fraction()
+    one: ItemRun | None = None
+    other: ItemRun | None = None
+    while (before or left_before) and (after or left_after):
+        if not left_before:
+            one = before.pop(0)
+            left_before = one.run.count * scale
+        if not left_after:
+            other = after.pop(0)
+            left_after = Fraction(other.run.count)
+        assert one is not None
+        assert other is not None
+        taken = min(left_before, left_after)
+        left_before, left_after = left_before - taken, left_after - taken
+        parts.append(_Part(item=one.item, executions=taken, run=one.run, target=other.run))
+    return parts
 
 
-def _sizes(stage: str, dim: str, a: _Runs, b: _Runs) -> str:
-    (before, one), (after, other) = _mean(stage, dim, a), _mean(stage, dim, b)
+def _rank(of: ItemRun) -> list[tuple[str, float]]:
+    return [(dim, mean_size(of.run, dim)) for dim in sorted(of.run.bindings)]
+
+
+# --- the steps
+
+
+def _with_runs(now: Setup, stage: str, parts: Sequence[_Part]) -> Setup:
+    others = [each for each in now.runs if each.run.stage != stage]
+    return evolve(now, runs=(*others, *(part.weighted for part in parts)))
+
+
+def _sizes(stage: str, dim: str, a: Sequence[_Part], b: Sequence[_Part]) -> str:
+    (before, one), (after, other) = _mean(dim, a), _mean(dim, b)
     if before == after:
         return f"{stage} {dim} spread otherwise"
     return f"{stage} {'' if one and other else 'mean '}{dim} {arrow(before, after)}"
 
 
-def _mean(stage: str, dim: str, runs: _Runs) -> tuple[float, bool]:
+def _mean(dim: str, parts: Sequence[_Part]) -> tuple[float, bool]:
     """Return the mean of a dim over executions, and whether it is the same in all."""
-    sizes = stage_sizes(runs.values())[stage]
-    return sizes.sizes[dim], dim in sizes.fixed
+    held = [part for part in parts if dim in part.run.bindings]
+    executions = sum((part.executions for part in held), Fraction())
+    summed = sum((part.executions * Fraction(mean_size(part.run, dim)) for part in held), Fraction())
+    fixed = len({part.run.bindings[dim] for part in held}) == 1 and all(part.run.sweep != dim for part in held)
+    return float(summed / executions), fixed

@@ -27,14 +27,23 @@ Cells = Mapping[tuple[str, str, Category], Mapping[Metric, Number]]
 
 
 @frozen(kw_only=True)
+class ItemRun:
+    """A run of an item, whole or a share of it."""
+
+    item: str
+    run: StageRun
+    weight: float = 1  # how many times it counts: causes are told apart by shares of runs
+
+
+@frozen(kw_only=True)
 class Setup:
     """What a side was evaluated with.
 
     Attributes
     ----------
     model : AnalyticModel
-    runs : tuple of (str, StageRun)
-        Every run with the name of its item, in order.
+    runs : tuple of ItemRun
+        In order.
     routing : Routing
     routing_name : str
         As reports call it.
@@ -43,17 +52,17 @@ class Setup:
     """
 
     model: AnalyticModel = field(repr=False)
-    runs: tuple[tuple[str, StageRun], ...]
+    runs: tuple[ItemRun, ...]
     routing: Routing
     routing_name: str
     clock: TimeModel | None
 
     @property
-    def stages(self) -> dict[str, list[tuple[str, StageRun]]]:
+    def stages(self) -> dict[str, list[ItemRun]]:
         """The runs of each stage."""
-        found: dict[str, list[tuple[str, StageRun]]] = {}
-        for item, run in self.runs:
-            found.setdefault(run.stage, []).append((item, run))
+        found: dict[str, list[ItemRun]] = {}
+        for each in self.runs:
+            found.setdefault(each.run.stage, []).append(each)
         return found
 
     def cells(self) -> Cells:
@@ -65,11 +74,11 @@ class Setup:
             When the model does not fit the runs, or the clock does not know its calls.
         """
         sums: dict[tuple[str, str, Category], dict[Metric, Number]] = {}
-        for _, run in self.runs:
-            for (module, category), figures in _run_cells(_Run(setup=self, run=run)).items():
-                held = sums.setdefault((run.stage, module, category), {})
+        for each in self.runs:
+            for (module, category), figures in _run_cells(_Run(setup=self, run=each.run)).items():
+                held = sums.setdefault((each.run.stage, module, category), {})
                 for metric, number in figures.items():
-                    held[metric] = held.get(metric, 0) + number
+                    held[metric] = held.get(metric, 0) + each.weight * number
         return sums
 
 
@@ -100,7 +109,7 @@ def setup_of(report: Report, model: AnalyticModel, clock: TimeModel | None = Non
         return None
     return Setup(
         model=model,
-        runs=tuple((item.name, run) for item in report.items for run in item.runs),
+        runs=tuple(ItemRun(item=item.name, run=run) for item in report.items for run in item.runs),
         routing=routing,
         routing_name=report.routing,
         clock=_roofline_of(report.prediction) if clock is None else clock,

@@ -8,13 +8,14 @@ from typing import TypeVar
 
 from attrs import field, frozen
 
-from modelmeter.compare.metrics import Metric
+from modelmeter.compare.metrics import HELD_METRICS, Metric
 from modelmeter.compare.roles import UNATTRIBUTED, Node, Role, roles_of
 from modelmeter.compare.setup import Setup
 from modelmeter.compare.variants import comparable
 from modelmeter.costs import Number
 from modelmeter.model import AnalyticModel
 from modelmeter.reports.report import StageMemory
+from modelmeter.units import format_bytes
 from modelmeter.workload import StageRun
 
 Figures = Mapping[Metric, Number]
@@ -96,6 +97,8 @@ class Side:
         What of the model no figure has, so that totals are too low; empty for a whole one.
     peaks : mapping of str to StageMemory
         The largest memory of each stage.
+    device_memory : number or None
+        Bytes of its device; None where there is none.
     setup : Setup or None
         What it was evaluated with; with it, changes are explained by evaluating it otherwise.
     """
@@ -113,6 +116,15 @@ class Side:
     model: AnalyticModel | None = None  # with it, changes are explained by operators and layers
     peaks: Mapping[str, StageMemory] = field(factory=dict[str, StageMemory])
     setup: Setup | None = None
+    device_memory: Number | None = None
+
+    @property
+    def missing_memory(self) -> str | None:
+        """What it lacks in memory on its device, running or loading; None where it fits or that is not known."""
+        peak = max((self.totals[metric] for metric in HELD_METRICS if metric in self.totals), default=0)
+        if self.device_memory is None or peak <= self.device_memory:
+            return None
+        return f"it needs {format_bytes(peak)}, {self.facts['device']} has {format_bytes(self.device_memory)}"
 
     @cached_property
     def roles(self) -> Mapping[str, Role]:
@@ -156,7 +168,7 @@ def stage_sizes(runs: Iterable[StageRun]) -> dict[str, StageSizes]:
 def _sizes(runs: list[StageRun]) -> StageSizes:
     executions = sum(run.count for run in runs)
     dims = list(dict.fromkeys(dim for run in runs for dim in run.bindings))
-    sums = {dim: sum(run.count * _mean(run, dim) for run in runs if dim in run.bindings) for dim in dims}
+    sums = {dim: sum(run.count * mean_size(run, dim) for run in runs if dim in run.bindings) for dim in dims}
     sizes = {dim: sums[dim] / sum(run.count for run in runs if dim in run.bindings) for dim in dims}
     return StageSizes(
         executions=executions,
@@ -167,8 +179,14 @@ def _sizes(runs: list[StageRun]) -> StageSizes:
     )
 
 
-def _mean(run: StageRun, dim: str) -> float:
-    """Return the mean of a dim over the executions of a run; a sweep adds 0, 1, ... count - 1."""
+def mean_size(run: StageRun, dim: str) -> float:
+    """Return the mean of a dim over the executions of a run; a sweep adds 0, 1, ... count - 1.
+
+    Examples
+    --------
+    >>> mean_size(StageRun(stage="decode", count=3, bindings={"T": 10}, sweep="T"), "T")
+    11.0
+    """
     return run.bindings[dim] + ((run.count - 1) / 2 if run.sweep == dim else 0)
 
 

@@ -34,6 +34,10 @@ class ModelRow:
         The stage in which memory peaks.
     memory : mapping of str to bytes
         What that peak consists of.
+    device, times : str or None
+        What times are of, and how they were found; None without a device.
+    missing_memory : str or None
+        What the model lacks in memory on the device, in words; None where it fits or there is none.
     totals : mapping of Metric to number
         Tokens, parameters, bytes of weights, FLOPs, bytes, KV cache per token, peak memory; with a device times.
     roles : mapping of Role to (mapping of Metric to number)
@@ -49,6 +53,9 @@ class ModelRow:
     memory: Mapping[str, Number]
     totals: Figures
     roles: Mapping[Role, Figures]
+    device: str | None = None
+    times: str | None = None
+    missing_memory: str | None = None
 
 
 def table(
@@ -101,4 +108,7 @@ def _row(label: str, model: AnalyticModel, workload: Workload, device: DeviceSpe
         memory=side.memory,
         totals=side.totals,
         roles=side.by_role,
+        device=side.facts.get("device"),
+        times=side.facts.get("times"),
+        missing_memory=side.missing_memory,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 from modelmeter.compare import Metric, Reason
 from modelmeter.units import format_binary_bytes, format_bytes, format_count, format_flops, format_seconds
 
 NOTHING = "-"
 """What a side without the part or the figure has."""
+
+_ROUNDING = 1e-12
 
 _MEMORY = (Metric.WEIGHT_BYTES, Metric.MEMORY, Metric.LOAD_MEMORY, Metric.KV_PER_TOKEN)
 
@@ -31,10 +34,12 @@ def difference(metric: Metric, before: float | None, after: float | None) -> str
     --------
     >>> difference(Metric.FLOPS, 2e9, 5e8), difference(Metric.FLOPS, None, 5e8), difference(Metric.FLOPS, 1, 1)
     ('-1.50 GFLOP', '+500 MFLOP', '=')
+    >>> difference(Metric.TIME, 0.3, 0.1 + 0.2)
+    '='
     """
-    change = (after or 0) - (before or 0)
-    if not change:
+    if _same(before, after):
         return "="
+    change = (after or 0) - (before or 0)
     return ("+" if change > 0 else "") + _format(metric)(change)
 
 
@@ -58,6 +63,19 @@ def why(reason: Reason, metric: Metric) -> str:
     return f"{reason.text} ({difference(metric, 0, reason.effect)}{parts})"
 
 
+def fit_lines(missing: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    """Yield a line for each label that does not fit its device, with what it lacks in memory.
+
+    Examples
+    --------
+    >>> list(fit_lines([("a", None), ("b", "it needs 1.34 TB, NVIDIA H200 has 151 GB")]))
+    ['**b does not fit**: it needs 1.34 TB, NVIDIA H200 has 151 GB.']
+    """
+    for label, text in missing:
+        if text is not None:
+            yield f"**{label} does not fit**: {text}."
+
+
 def percent(before: float | None, after: float | None) -> str:
     """Write a change in percent of what it was.
 
@@ -66,7 +84,7 @@ def percent(before: float | None, after: float | None) -> str:
     >>> percent(8, 10), percent(8, 8), percent(0, 3), percent(3, None), percent(10_000, 10_001), percent(1, 12.34)
     ('+25.0 %', '=', 'new', 'gone', '+<0.1 %', '+1,134 %')
     """
-    if (before or 0) == (after or 0):
+    if _same(before, after):
         return "="
     if not before:
         return "new"
@@ -92,6 +110,11 @@ def share_of_change(part: float, whole: float) -> str:
     if part and abs(share) < 0.05:  # rounds to 0.0
         return "<0.1 %" if share > 0 else "-<0.1 %"
     return f"{share:,.1f} %"
+
+
+def _same(before: float | None, after: float | None) -> bool:
+    """Whether two figures are the same but for the rounding of sums in another order."""
+    return math.isclose(before or 0, after or 0, rel_tol=_ROUNDING)
 
 
 def _format(metric: Metric) -> Callable[[float], str]:

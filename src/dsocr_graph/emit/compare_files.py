@@ -22,7 +22,8 @@ def compare_to_json(compared: SideBySide) -> str:
 
     `explained` names the metrics of `changes`. A reason has its `effect`, what it adds to the change in the metric's
     unit, or null where that is not known, and `raises`, whether it makes more. `uncounted` has what each side leaves
-    out; `module_ids` the ids of rows whose modules have several; `undecided` the rows that might be one with others.
+    out, `does_not_fit` what it lacks in memory on its device, or null; `module_ids` the ids of rows whose modules have
+    several; `undecided` the rows that might be one with others.
     """
     document: dict[str, Any] = {
         "schema_version": COMPARISON_SCHEMA_VERSION,
@@ -32,6 +33,8 @@ def compare_to_json(compared: SideBySide) -> str:
         "facts": {fact.name: list(fact.values) for fact in compared.facts},
         "totals": _by_metric(compared.totals),
         "memory": _memory(compared),
+        "device_memory": [side.device_memory for side in compared.sides],
+        "does_not_fit": [side.missing_memory for side in compared.sides],
         "explained": [metric.value for metric in compared.explained],
         "changes": [_changes_document(changes) for changes in compared.changes],
         **{
@@ -58,6 +61,7 @@ def compare_to_csv(compared: SideBySide) -> str:
     )
     totals = {metric: [metric in side for side in compared.totals] for metric in Metric}
     writer.writerows(_figure_rows("total", "", compared.totals, totals))
+    writer.writerows(_fit_rows(compared))
     known = {metric: [compared.knows(metric, side) for side in range(len(labels))] for metric in Metric}
     splits = {"stage": compared.stages, "role": compared.roles, "module": compared.modules}
     for split, rows in splits.items():
@@ -130,20 +134,31 @@ def _figure_rows(
         yield [split, part, metric.value, metric.unit, *map(_cell, values), *map(_cell, changes), ""]
 
 
+def _fit_rows(compared: SideBySide) -> Iterator[list[object]]:
+    """Yield the memory of the devices, and why sides do not fit theirs."""
+    held = [side.device_memory for side in compared.sides]
+    if any(held):
+        words = [f"{side.label} does not fit: {side.missing_memory}" for side in compared.sides if side.missing_memory]
+        yield ["fit", "device memory", "", "bytes", *map(_cell, held), *([""] * (len(held) - 1)), "; ".join(words)]
+
+
 def _change_rows(changes: Changes, index: int, count: int) -> Iterator[list[object]]:
     """Yield the causes and reasons of one side against the first; the cells of other sides are empty."""
     metric = changes.metric
     for cause in changes.causes:
         effects: list[object] = [""] * (count - 1)
         effects[index - 1] = _cell(cause.effect)
-        yield ["cause", cause.text, metric.value, metric.unit, *([""] * count), *effects, ""]
+        yield ["cause", cause.text, metric.value, metric.unit, *([""] * count), *effects, _words(cause.parts, metric)]
     for entry in changes.entries:
         values: list[object] = [""] * count
         values[0], values[index] = _cell(entry.before), _cell(entry.after)
         differences: list[object] = [""] * (count - 1)
         differences[index - 1] = _cell(entry.difference)
-        words = "; ".join(why(reason, metric) for reason in entry.reasons)
-        yield ["change", entry.name, metric.value, metric.unit, *values, *differences, words]
+        yield ["change", entry.name, metric.value, metric.unit, *values, *differences, _words(entry.reasons, metric)]
+
+
+def _words(reasons: Sequence[Reason], metric: Metric) -> str:
+    return "; ".join(why(reason, metric) for reason in reasons)
 
 
 def _cell(value: Number | None) -> object:

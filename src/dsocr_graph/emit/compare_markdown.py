@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, percent
+from dsocr_graph.emit.compare_cells import NOTHING, difference, figure, fit_lines, percent
 from dsocr_graph.emit.compare_why import SHOWN_CHANGES, changes_text
 from dsocr_graph.emit.markdown_table import code, table
 from modelmeter.compare import Metric, Row, SideBySide
@@ -57,6 +57,7 @@ def compare_to_markdown(compared: SideBySide, *, lines: int = SHOWN_CHANGES) -> 
         _facts(compared, labels),
         "## Totals",
         _totals(compared, labels),
+        *fit_lines([(side.label, side.missing_memory) for side in compared.sides]),
     ]
     for changes in compared.changes:
         sections += changes_text(changes, labels[0], lines, _legend(compared))

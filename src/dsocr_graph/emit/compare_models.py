@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from dsocr_graph.emit.compare_cells import figure
+from dsocr_graph.emit.compare_cells import figure, fit_lines
 from dsocr_graph.emit.markdown_table import table
 from modelmeter.compare import Metric, ModelRow
 from modelmeter.json_text import dump_json, whole
@@ -56,7 +56,7 @@ def models_to_markdown(rows: Sequence[ModelRow], left_out: Sequence[LeftOut] = (
     """
     sections = ["# Models at one workload"]
     if rows:
-        sections.append(_totals(rows))
+        sections += [_device(rows[0]), _totals(rows), *fit_lines((row.label, row.missing_memory) for row in rows)]
         for metric in _BY_ROLE:
             if any(metric in row.totals for row in rows):
                 sections += [f"## By role: {metric.value}", _roles(rows, metric)]
@@ -83,15 +83,21 @@ def models_to_csv(rows: Sequence[ModelRow]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     titles = [f"{metric.value} [{metric.unit}]" for metric in metrics]
-    writer.writerow(["label", "model", "variant", "workload", "role", *titles])
+    writer.writerow(["label", "model", "variant", "workload", "device", "times", "does not fit", "role", *titles])
     for row in rows:
-        facts = [row.label, row.model, _variant(row.variant), _workload(row)]
+        device = [row.device or "", row.times or "", row.missing_memory or ""]
+        facts = [row.label, row.model, _variant(row.variant), _workload(row), *device]
         parts = {"": row.totals, **{role.name: figures for role, figures in row.roles.items()}}
         for role, figures in parts.items():
             writer.writerow(
                 [*facts, role, *(whole(figures[metric]) if metric in figures else "" for metric in metrics)]
             )
     return text.getvalue()
+
+
+def _device(row: ModelRow) -> str:
+    """Return what times are of and how they were found, the same in all rows."""
+    return "Without a device: no times." if row.device is None else f"Times on {row.device}: {row.times}."
 
 
 def _totals(rows: Sequence[ModelRow]) -> str:
@@ -138,6 +144,9 @@ def _document(row: ModelRow) -> Mapping[str, Any]:
         "variant": dict(sorted(row.variant.items())),
         "workload": row.workload,
         "workload_facts": dict(row.facts),
+        "device": row.device,
+        "times": row.times,
+        "does_not_fit": row.missing_memory,
         "peak_stage": row.peak_stage,
         "memory": dict(row.memory),
         "totals": {metric.value: number for metric, number in row.totals.items()},

@@ -214,3 +214,32 @@ def test_the_same_sides_give_the_same_bytes(sides: list[Side]) -> None:
     """Nothing depends on when or in which process it is written."""
     for write in (compare_to_markdown, compare_to_json, compare_to_csv):
         assert write(set_side_by_side(sides)) == write(set_side_by_side(list(sides)))
+
+
+def test_a_side_that_does_not_fit_its_device_says_so(toy: ModuleType) -> None:
+    """Under the totals of Markdown, in JSON and in CSV, for that side alone; the toy loads in 8,604 bytes."""
+    h200 = modelmeter.load_device("h200")
+    sides = [
+        side_of_report(evaluate(toy.toy_model(), toy.toy_workload(), device=device), label=label)
+        for label, device in (("large", h200), ("small", evolve(h200, memory_bytes=5_000)))
+    ]
+    compared = set_side_by_side(sides, ranked_by=Metric.FLOPS)
+    missing = f"it needs 8.60 kB, {h200.name} has 5.00 kB"
+    totals = compare_to_markdown(compared).split("## Totals")[1].partition("\n## ")[0]
+    assert totals.endswith(f"\n\n**small does not fit**: {missing}.\n")
+    assert "large does not fit" not in totals
+    document = json.loads(compare_to_json(compared))
+    assert document["does_not_fit"] == [None, missing]
+    assert document["device_memory"] == [h200.memory_bytes, 5_000]
+    (row,) = [row for row in csv.DictReader(io.StringIO(compare_to_csv(compared))) if row["split"] == "fit"]
+    assert (row["large"], row["small"]) == (str(h200.memory_bytes), "5000")
+    assert row["why"] == f"small does not fit: {missing}"
+
+
+def test_without_devices_nothing_is_said_of_fitting(toy: ModuleType) -> None:
+    """No line and no row; JSON has nulls."""
+    sides = [side_of_report(evaluate(toy.toy_model(), toy.toy_workload()), label=label) for label in ("a", "b")]
+    compared = set_side_by_side(sides, ranked_by=Metric.FLOPS)
+    assert "does not fit" not in compare_to_markdown(compared)
+    assert "\nfit," not in compare_to_csv(compared)
+    assert json.loads(compare_to_json(compared))["does_not_fit"] == [None, None]

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 from attrs import evolve
 
+import modelmeter
 from dsocr_graph.emit.compare_models import LeftOut, models_to_csv, models_to_json, models_to_markdown
 from modelmeter.compare import ModelRow, table
 
@@ -73,3 +74,35 @@ def test_csv_has_a_row_of_totals_and_one_of_each_role(rows: tuple[ModelRow, ...]
     assert first[0]["role"] == ""
     assert int(first[0]["FLOPs [FLOPs]"]) == sum(int(row["FLOPs [FLOPs]"] or 0) for row in first[1:])
     assert first[0]["variant"] == "attention none, dtype bf16"
+
+
+@pytest.fixture
+def on_a_small_device(toy: ModuleType) -> tuple[ModelRow, ...]:
+    """Return the toy on a device with 5,000 bytes; to load 2,151 elements of fp32 it needs 8,604."""
+    small = evolve(modelmeter.load_device("h200"), memory_bytes=5_000)
+    models = {"toy:a": toy.toy_model()}
+    return table(models, dict.fromkeys(models, toy.toy_workload()), small)
+
+
+def test_device_and_source_of_times_are_said(
+    rows: tuple[ModelRow, ...], on_a_small_device: tuple[ModelRow, ...]
+) -> None:
+    """In every format; without a device it is said that there are no times."""
+    name, times = modelmeter.load_device("h200").name, "datasheet roofline, not calibrated, unfused traffic"
+    assert f"\n\nTimes on {name}: {times}.\n\n" in models_to_markdown(on_a_small_device)
+    assert "\n\nWithout a device: no times.\n\n" in models_to_markdown(rows)
+    document = json.loads(models_to_json(on_a_small_device))["models"][0]
+    assert (document["device"], document["times"]) == (name, times)
+    assert json.loads(models_to_json(rows))["models"][0]["device"] is None
+    for row in csv.DictReader(io.StringIO(models_to_csv(on_a_small_device))):
+        assert (row["device"], row["times"]) == (name, times)
+
+
+def test_a_model_that_does_not_fit_says_so(rows: tuple[ModelRow, ...], on_a_small_device: tuple[ModelRow, ...]) -> None:
+    """Below the totals, and in a field of the other formats; of one that fits nothing is said."""
+    missing = f"it needs 8.60 kB, {modelmeter.load_device('h200').name} has 5.00 kB"
+    assert f"**toy:a does not fit**: {missing}.\n\n## By role" in models_to_markdown(on_a_small_device)
+    assert json.loads(models_to_json(on_a_small_device))["models"][0]["does_not_fit"] == missing
+    first = next(csv.DictReader(io.StringIO(models_to_csv(on_a_small_device))))
+    assert first["does not fit"] == missing
+    assert "does not fit" not in models_to_markdown(rows)

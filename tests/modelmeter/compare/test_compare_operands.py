@@ -7,7 +7,9 @@ from types import ModuleType
 import pytest
 
 from modelmeter.compare import CompareError, Metric, UnknownOperandError, read_operand, set_side_by_side, sides_of
+from modelmeter.compare.from_measurement import side_of_measurement
 from modelmeter.compare.operands import Operand
+from modelmeter.compare.side import UNNAMED, Piece
 from modelmeter.evaluate import evaluate
 from modelmeter.machine import Machine
 from modelmeter.measurement import Measurement, StageMeasurement, measurement_to_json
@@ -95,6 +97,44 @@ def test_a_report_of_a_newer_release_is_refused(folder: Path) -> None:
     path.write_text(json.dumps({**document, "schema_version": REPORT_SCHEMA_VERSION + 1}))
     with pytest.raises(ReportFileError, match=f"schema_version {REPORT_SCHEMA_VERSION + 1}, this release reads"):
         read_operand(str(path))
+
+
+def test_what_must_be_analyzed_first_says_how(tmp_path: Path) -> None:
+    """A configuration or its directory is the --model, and never the --out; so is a factory, and no name of a model."""
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "llama"}', encoding="utf-8")
+    for text in (str(tmp_path), str(config), "llmfac:make", "pack.llmfac:make"):
+        with pytest.raises(UnknownOperandError) as caught:
+            read_operand(text)
+        assert f"run `dsocr-graph analyze --model {text} --out DIRECTORY` and give that" in str(caught.value)
+    with pytest.raises(UnknownOperandError) as caught:
+        read_operand("deepsek-ocr:tiny")
+    assert "analyze --model" not in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnknownOperandError, match="analyze --model MODEL --out DIRECTORY"):
+        read_operand(str(tmp_path / "empty"))
+
+
+def test_nothing_is_left_of_a_run_whose_calls_add_up(toy: ModuleType) -> None:
+    """0.1 + 0.2 + 0.2 + 0.3 in floats is more than 0.8: the rounding is no time between calls."""
+    measured = measurement(0.8, calls=(0.1, 0.2, 0.2, 0.3))
+    side = side_of_measurement(measured, label="run", model=toy.scheduled_toy_model())
+    assert UNNAMED not in {piece.module for piece in side.work}
+    rest = side_of_measurement(measurement(0.9, calls=(0.1, 0.2, 0.2, 0.3)), label="run", model=side.model)
+    assert rest.work[Piece(stage="decode", module=UNNAMED)][Metric.TIME] == pytest.approx(0.1)
+
+
+def test_times_of_the_same_calls_have_their_unit() -> None:
+    """Two measurements that differ in nothing but how long they took."""
+    runs = [Operand(label=label, measurement=measurement(seconds)) for label, seconds in (("a", 2e-3), ("b", 3e-3))]
+    sides = sides_of(runs, workload_of=lambda _: bind_nothing())
+    (entry,) = set_side_by_side(sides).changes[0].entries
+    assert [reason.text for reason in entry.reasons] == ["time of the same calls 2.00 ms → 3.00 ms"]
+
+
+def bind_nothing() -> Workload:
+    """Return no workload: measurements are of what they ran."""
+    raise AssertionError
 
 
 def test_a_measurement_beside_a_model_is_split_by_module(folder: Path, toy: ModuleType) -> None:

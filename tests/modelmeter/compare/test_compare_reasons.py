@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from sympy import Min
 
 import modelmeter
 from modelmeter.compare import Change, Metric, Side, set_side_by_side, side_of_report, with_explained
+from modelmeter.compare.layer_words import sizes_differing
 from modelmeter.compare.side import PIXELS
+from modelmeter.dims import symbol
 from modelmeter.evaluate import evaluate
+from modelmeter.layers import ScaledDotProductAttention
 from modelmeter.model import AnalyticModel
 from modelmeter.reports.report import report_from_json
 from modelmeter.routing import parse_routing
@@ -156,6 +160,46 @@ def test_bare_reports_name_the_what_ifs_that_may_matter() -> None:
     assert found["decode, decoder: attention"] == ["kv_dtype fp8 in b alone", "weight_dtype fp8 in b alone"]
 
 
+def test_a_window_of_the_cache_is_a_reason() -> None:
+    """Attention over the last 15 tokens in place of all: lengths are formulas, and these two tell why it is less."""
+    qwen = modelmeter.load("qwen3-8b")
+    tokens = symbol("T")
+    leaves = tuple(
+        evolve(leaf, layer=evolve(leaf.layer, key_length=Min(15, tokens) + 1), cost=None)
+        if leaf.stage == "decode" and isinstance(leaf.layer, ScaledDotProductAttention)
+        else leaf
+        for leaf in qwen.leaves
+    )
+    work = workload(decode(500))
+    old, new = side("a", qwen, work), side("b", evolve(qwen, name="windowed", leaves=leaves), work)
+    (entry,) = entries(old, new, Metric.FLOPS)
+    assert "ScaledDotProductAttention key_length T + 1 → Min(15, T) + 1" in entry.reasons[0].text
+    assert not [text for text in sizes_differing(qwen.leaves, qwen.leaves) if text]
+
+
+def test_a_guess_that_explains_nothing_says_so(toy: ModuleType, toy_side: MakeSide) -> None:
+    """More calls of less work, from reports alone: what is known works against the change, and that is said."""
+    model = toy.toy_model()
+    narrow = evolve(
+        model,
+        name="narrow",
+        leaves=tuple(
+            evolve(leaf, layer=evolve(leaf.layer, out_features=2), cost=None, calls=3)
+            if leaf.module == "lm_head"
+            else leaf
+            for leaf in model.leaves
+        ),
+    )
+    old, new = toy_side("a", alone=True), toy_side("b", model=narrow, alone=True)
+    (entry,) = entries(old, new, Metric.FLOPS)
+    assert [(reason.text, reason.way) for reason in entry.reasons] == [
+        ("what lowers it is not known: no model.json with the operators of a and b is given", 0),
+        ("prefill operator calls 1 → 3", 1),
+    ]
+    (entry,) = entries(new, old, Metric.FLOPS)
+    assert entry.reasons[0].text.startswith("what raises it is not known: ")
+
+
 def test_a_guess_says_which_way_it_works(toy: ModuleType, toy_side: MakeSide) -> None:
     """Of bare reports, executions that went down while sizes went up come last in an increase."""
     item = toy.toy_workload().items[0]
@@ -186,7 +230,31 @@ def test_views_of_another_size_are_said_where_they_matter_most(pairs: dict[str, 
     )
     (entry,) = [each for each in entries(old, new) if each.name == "encode, vision encoder: feed-forward"]
     assert sum("views of 640 pixels → 768 pixels" in reason.text for reason in entry.reasons) == 1
-    assert any("vision_local: views of 640 pixels → 768 pixels" in text for text in causes(old, new))
+    (left,) = [
+        cause
+        for cause in set_side_by_side([old, new], ranked_by=Metric.TIME).changes[0].causes
+        if cause.text == "the models themselves at the same executions and dims"
+    ]
+    assert "vision_local: views of 640 pixels → 768 pixels" in [part.text for part in left.parts]
+
+
+def test_what_is_left_of_two_models_is_told_by_stage(pairs: dict[str, tuple[Side, Side]]) -> None:
+    """Each stage has the sum of what is left in its parts, and stages that work against the whole have their sign."""
+    old, new = pairs["two models"]
+    for metric in WORK:
+        changes = set_side_by_side([old, new], ranked_by=metric).changes[0]
+        (left,) = [cause for cause in changes.causes if cause.text.startswith("the models themselves")]
+        assert sum(part.effect or 0 for part in left.parts) == pytest.approx(left.effect, rel=1e-6)
+        found = {part.text.partition(":")[0]: part.effect for part in left.parts}
+        assert {"vision_local", "vision_global", "prefill", "decode"} >= found.keys()
+        for stage in ("vision_local", "prefill"):
+            kinds = [
+                reason.effect or 0
+                for entry in changes.entries
+                for reason in entry.reasons
+                if not reason.of_all and reason.text.startswith(f"{stage} ")
+            ]
+            assert found[stage] == pytest.approx(sum(kinds), rel=0.2)  # parts of one side alone have other words
 
 
 def test_what_a_stage_is_captured_without_is_said(pairs: dict[str, tuple[Side, Side]]) -> None:
@@ -290,3 +358,52 @@ def test_stages_of_two_names_say_at_which_sizes_they_run(toy: ModuleType, toy_si
     (head,) = [entry for entry in found if entry.name.endswith("head")]
     (reason,) = head.reasons
     assert reason.text == "prefill and read linear: executions 1 → 2, S 5 → 10, linear 1.44 kFLOP → 5.76 kFLOP"
+
+
+def items(*runs: tuple[str, StageRun]) -> Workload:
+    """Return a workload of items by name, each of one run; a name may come again."""
+    names = dict.fromkeys(name for name, _ in runs)
+    return Workload(
+        name="items",
+        items=tuple(
+            WorkloadItem(name=name, documents=1, runs=tuple(run for item, run in runs if item == name))
+            for name in names
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["large", "small 1"])
+def test_fewer_executions_are_less_whatever_items_are_called(name: str) -> None:
+    """Two small documents against a large one: half the prefills at the old mean, then the size, which is named."""
+    qwen = modelmeter.load("qwen3-8b")
+    two = items(("small 1", prefill(300)), ("small 2", prefill(500)))
+    found = causes(side("a", qwen, two), side("b", qwen, items((name, prefill(9_000)))), Metric.FLOPS)
+    assert list(found) == ["prefill mean S 400 → 9,000", "prefill executions 2 → 1"]
+    halved = side("a", qwen, two).totals[Metric.FLOPS] / 2
+    assert found["prefill executions 2 → 1"] == pytest.approx(-halved)
+    back = causes(side("b", qwen, items((name, prefill(9_000)))), side("a", qwen, two), Metric.FLOPS)
+    assert list(back) == ["prefill mean S 9,000 → 400", "prefill executions 1 → 2"]
+    assert back["prefill executions 1 → 2"] > 0
+
+
+def test_a_step_of_a_point_names_its_sizes() -> None:
+    """Ten steps of a page against one step of a batch: executions, batch and context, each with its own effect."""
+    qwen = modelmeter.load("qwen3-8b")
+    point = StageRun(stage="decode", count=1, bindings={"B": 64, "T": 4096})
+    found = causes(
+        side("a", qwen, items(("page", decode(400)))), side("b", qwen, items(("decode B=64", point))), Metric.FLOPS
+    )
+    assert set(found) == {"decode executions 10 → 1", "decode B 1 → 64", "decode mean T 404.5 → 4,096"}
+    assert found["decode executions 10 → 1"] < 0 < found["decode mean T 404.5 → 4,096"]
+
+
+def test_runs_of_unequal_numbers_add_up() -> None:
+    """Documents of three sizes become five of two: what each cause adds is the whole, and nothing is left."""
+    qwen = modelmeter.load("qwen3-8b")
+    old = items(*((f"a{size}", prefill(size)) for size in (100, 700, 900)), ("a100", decode(100)))
+    new = items(*((f"b{size}", prefill(size)) for size in (50, 51, 52, 53, 2000)), ("b50", decode(300, count=4)))
+    one, other = side("a", qwen, old), side("b", qwen, new)
+    for metric in WORK:
+        found = causes(one, other, metric)
+        assert sum(found.values()) == pytest.approx(other.totals[metric] - one.totals[metric], rel=1e-9)
+        assert {text.partition(" ")[0] for text in found} == {"prefill", "decode"}
