@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from attrs import define, field, frozen
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from dsocr_graph.models.from_transformers.value_checks import values_unchecked
@@ -27,6 +27,19 @@ def _attention(query: Shape, key: Shape, value: Shape, *_: object, out_shape: ob
 # Torch has the formula for the kernels of other devices alone.
 _CPU_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
+_REAL_PRODUCTS = 4
+"""Of a complex one: a sum of (a + bi)(c + di) = (ac - bd) + (ad + bc)i takes 4 multiply-adds of real numbers a term."""
+
+
+def _of_numbers(formula: Callable[..., int]) -> Callable[..., int]:
+    """Return a formula of torch's counter that heeds the type: the counter's own look at shapes alone."""
+
+    def flops(*args: object, out_val: object = None, **kwargs: object) -> int:
+        complex_result = isinstance(out_val, Tensor) and out_val.is_complex()
+        return formula(*args, out_val=out_val, **kwargs) * (_REAL_PRODUCTS if complex_result else 1)
+
+    return flops
+
 
 @frozen(kw_only=True)
 class CountedFlops:
@@ -38,7 +51,7 @@ class CountedFlops:
 
 
 def count_flops(module: nn.Module, root: nn.Module, inputs: Sequence[Any]) -> CountedFlops:
-    """Run a module and count FLOPs by torch's formulas.
+    """Run a module and count FLOPs by torch's formulas, a product of complex numbers as four of real ones.
 
     Parameters
     ----------
@@ -55,8 +68,12 @@ def count_flops(module: nn.Module, root: nn.Module, inputs: Sequence[Any]) -> Co
     >>> counted = count_flops(model, model, [torch.empty(3, 4, device="meta")])  # 2*3*4*2
     >>> counted.total, dict(counted.called)
     (48, {'0': 48, '1': 0, '': 48})
+    >>> model = nn.Linear(4, 2, dtype=torch.complex64, device="meta")
+    >>> count_flops(model, model, [torch.empty(3, 4, dtype=torch.complex64, device="meta")]).total  # 8*3*4*2
+    192
     """
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_FORMULAS)
+    counter.flop_registry = {op: _of_numbers(formula) for op, formula in counter.flop_registry.items()}
     calls = _Calls(counter=counter, paths=ModulePaths.of(root))
     with ExitStack() as contexts:
         for path, each in root.named_modules():

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     RUN_FUSED = "the run has torch's fused attention, the graph the single operators"
     GRAPH_FUSED = "the graph has torch's fused attention; where hooks watch its modules, torch runs single operators"
     UNCOUNTED = "torch's counter has no formula for some operators here whose products the model counts"
+    THREE_PRODUCTS = "torch runs a complex convolution as three real ones; the model counts the four of the definition"
     UNCLASSIFIED = "some operators here have no rule: the model has their bytes and none of their FLOPs"
     LOST_CONSTANTS = "the graph keeps no values of the code's constants, and the run made others than it names"
 

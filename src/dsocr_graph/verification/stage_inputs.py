@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from dsocr_graph.errors import OptionError
 from dsocr_graph.ir import OpGraph, TensorSpec
 from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.verification.id_ranges import IdRange, id_ranges
 from dsocr_graph.verification.observe import tensors_in
 from modelmeter.dim_binding import bind
 from modelmeter.dim_text import free_dims
@@ -99,9 +100,9 @@ def meta_inputs(graph: OpGraph, stage: StageSpec, bindings: Mapping[str, int]) -
 def random_inputs(graph: OpGraph, stage: StageSpec, bindings: Mapping[str, int], *, seed: int) -> list[Tensor]:
     """Return real inputs of a stage at given sizes, on the CPU, in the order of its graph.
 
-    Ids that an embedding reads are random within its table; other whole numbers are positions along the last axis. A
-    mask holds True at the first place of each row alone: one key to attend to, or one token to replace, whatever the
-    sizes are.
+    Ids that an embedding reads are random within its table; other whole numbers are positions along the last axis,
+    which begin anew where an operator that reads by them has no more places or classes. A mask holds True at the first
+    place of each row alone: one key to attend to, or one token to replace, whatever the sizes are.
 
     Raises
     ------
@@ -109,9 +110,9 @@ def random_inputs(graph: OpGraph, stage: StageSpec, bindings: Mapping[str, int],
         When a dim has no size.
     """
     generator = torch.Generator().manual_seed(seed)
-    tables = _tables(graph)
+    ranges = id_ranges(graph, bindings)
     return [
-        _values(_shape(spec, bindings), example.dtype, tables.get(spec.storage), generator)
+        _values(_shape(spec, bindings), example.dtype, ranges.get(spec.storage), generator)
         for spec, example in zip(_input_specs(graph), tensors_in(stage.inputs), strict=True)
     ]
 
@@ -131,24 +132,18 @@ def _shape(spec: TensorSpec, bindings: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(int(bind(size, bindings)) for size in spec.shape)
 
 
-def _tables(graph: OpGraph) -> dict[int, int]:
-    """Return the rows of the smallest embedding that reads each storage."""
-    rows: dict[int, int] = {}
-    for call in graph.calls:
-        if call.op == "aten::embedding":
-            storage = call.tensor("indices").storage
-            size = int(bind(call.tensor("weight").shape[0], {}))
-            rows[storage] = min(size, rows.get(storage, size))
-    return rows
-
-
-def _values(shape: tuple[int, ...], dtype: torch.dtype, rows: int | None, generator: torch.Generator) -> Tensor:
+def _values(shape: tuple[int, ...], dtype: torch.dtype, ids: IdRange | None, generator: torch.Generator) -> Tensor:
     if dtype is torch.bool:
         mask = torch.zeros(shape, dtype=dtype)
         mask[..., 0] = True
         return mask
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, generator=generator).to(dtype)
-    if rows is not None:
-        return torch.randint(rows, shape, dtype=dtype, generator=generator)
-    return torch.arange(shape[-1], dtype=dtype).expand(shape).clone() if shape else torch.zeros((), dtype=dtype)
+    if ids is not None and ids.table:
+        return torch.randint(ids.size, shape, dtype=dtype, generator=generator)
+    if not shape:
+        return torch.zeros((), dtype=dtype)
+    positions = torch.arange(shape[-1])
+    if ids is not None:
+        positions %= ids.size
+    return positions.to(dtype).expand(shape).clone()

@@ -22,6 +22,7 @@ from dsocr_graph.verification.expect import bound_sizes, expect
 from dsocr_graph.verification.flop_comparison import ModelledFlops, flops
 from dsocr_graph.verification.flop_counts import CountedFlops, count_flops
 from dsocr_graph.verification.fused_attention import fused_attention, holds_fused_attention, kept_from_fusing
+from dsocr_graph.verification.id_ranges import ids_beyond
 from dsocr_graph.verification.module_paths import ModulePaths
 from dsocr_graph.verification.observe import observe
 from dsocr_graph.verification.records import StageVerification, Subject
@@ -33,9 +34,14 @@ from dsocr_graph.verification.torchlens_calls import Trace, torchlens_calls
 from modelmeter.model import AnalyticModel
 
 CPU = torch.device("cpu")
+_HIGHER_ORDER = "higher_order::"
 SMALLER = "verify a smaller model, or smaller sizes by --points"
 
 Result = TypeVar("Result")
+
+
+class NotReplayableError(DsocrGraphError, ValueError):
+    """A stage that can be captured, and whose graph holds what cannot be run call by call."""
 
 
 class StageRunError(DsocrGraphError, RuntimeError):
@@ -55,6 +61,28 @@ class StageTask:
     def inputs(self) -> tuple[Any, ...]:
         """Return the inputs in tensors of their own: a run may change them."""
         return with_tensors(self.stage, [tensor.clone() for tensor in self.tensors])
+
+
+def require_replayable(graph: OpGraph) -> None:
+    """Refuse a stage with a higher-order operator, such as `flex_attention`.
+
+    It is captured as one call without the functions that it was given, so that no replay can run it, and torch refuses
+    it under the modes that watch a run: `torch._higher_order_ops.flex_attention` has no rule for them.
+
+    Raises
+    ------
+    NotReplayableError
+        With the operator, and where it is called.
+    """
+    for call in graph.calls:
+        if call.op.startswith(_HIGHER_ORDER):
+            name = call.op.removeprefix(_HIGHER_ORDER)
+            raise NotReplayableError(
+                f"stage {graph.stage!r} calls {name} in module {call.module or '(root)'}, and cannot be verified: "
+                f"torch runs {name} as a whole, not operator by operator where each can be compared; verify the model "
+                "with another implementation, such as scaled_dot_product_attention for attention, or other stages by "
+                f"--points; `dsocr-graph analyze` counts {name}"
+            )
 
 
 def counted_on_meta(task: StageTask) -> CountedFlops | None:
@@ -204,7 +232,14 @@ def _failures_explained(task: StageTask, what: str) -> Generator[None]:
     except DsocrGraphError:
         raise
     except Exception as error:
+        beyond = ids_beyond(task.graph, task.point.bindings, task.tensors)
+        advice = (
+            "give other sizes by --points, or mend the model"
+            if beyond is None
+            else f"{beyond}: let the model have as many rows as it has ids, those of its configuration included, such "
+            "as that of an image token"
+        )
         raise StageRunError(
             f"{task.point.text} was captured and fails when {what} on the CPU with random weights and inputs: "
-            f"{type(error).__name__}: {error}; give other sizes by --points, or mend the model"
+            f"{type(error).__name__}: {error}; {advice}"
         ) from error

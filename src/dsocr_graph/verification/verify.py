@@ -18,7 +18,15 @@ from dsocr_graph.tracing import capture
 from dsocr_graph.verification import compare
 from dsocr_graph.verification.records import StageVerification, UnclassifiedOperator, Verification
 from dsocr_graph.verification.stage_inputs import example_bindings, random_inputs
-from dsocr_graph.verification.stage_task import CPU, SMALLER, StageTask, counted_flops, counted_on_meta, verify_stage
+from dsocr_graph.verification.stage_task import (
+    CPU,
+    SMALLER,
+    StageTask,
+    counted_flops,
+    counted_on_meta,
+    require_replayable,
+    verify_stage,
+)
 from dsocr_graph.verification.state import ModelState
 from dsocr_graph.verification.torchlens_calls import Use, torchlens_trace
 from dsocr_graph.verification.weights import fill_with_random_weights
@@ -97,6 +105,8 @@ def verify_model(
         When a point names no stage, or the sizes of a stage are not known.
     SizeLimitError
         When a point is larger than the model has room for.
+    NotReplayableError
+        When a stage holds a higher-order operator, such as `flex_attention`.
     StageRunError
         When a stage fails as it runs.
     MeasurementMemoryError
@@ -121,6 +131,8 @@ def verify_model(
     captured = capture(model, wanted, name=name, variant=variant, allow_partial=allow_partial, progress=progress)
     for state in states:  # a model that counts its calls has been called
         state.restore()
+    for graph in captured.graphs:
+        require_replayable(graph)
     grouped = group_by_module(captured)
     analytic = lower(grouped, allow_unclassified=allow_unclassified, limits=limits)
     specs = {stage.name: stage for stage in wanted}

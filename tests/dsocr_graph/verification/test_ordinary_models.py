@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from dsocr_graph.models.stage_spec import StageSpec
 from dsocr_graph.models.user_model import user_model
 from dsocr_graph.verification.records import Difference, Reason, StageVerification, Subject
-from dsocr_graph.verification.stage_task import StageRunError
+from dsocr_graph.verification.stage_task import NotReplayableError, StageRunError
 from dsocr_graph.verification.verify import verify_model
 
 
@@ -396,3 +397,88 @@ def test_a_stage_that_fails_as_it_runs_is_an_error() -> None:
 
     with pytest.raises(StageRunError, match=r"forward was captured and fails when it runs.*IndexError: no such row"):
         verified(Model(run))
+
+
+def test_ids_past_a_table_are_told_where_a_stage_fails() -> None:
+    """A configuration whose image token is 3 and whose vocabulary has rows 0 to 2: no other sizes would help."""
+    expected = r"input holds 3, and aten::embedding takes ids from 0 to 2 there: let the model have as many rows"
+    with pytest.raises(StageRunError, match=expected) as found:
+        verified(nn.Embedding(3, 4), torch.zeros(2, 5, dtype=torch.int64), fit=lambda _, ids: [ids[0].fill_(3)])
+    assert "--points" not in str(found.value)
+
+
+def test_attention_by_a_higher_order_operator_is_refused_before_it_runs() -> None:
+    """Neither the run nor the replay can be watched: the message names the operator, its module and what to do."""
+    inner = Model(lambda _, x: flex_attention(x, x, x))
+    expected = r"'forward' calls flex_attention in module inner, and cannot be verified.*scaled_dot_product_attention"
+    with pytest.raises(NotReplayableError, match=expected):
+        verified(Model(in_turn("inner"), inner=inner), torch.ones(1, 2, 128, 16))
+
+
+# --- complex numbers
+
+
+def complex_rows(*shape: int) -> Tensor:
+    """Return complex ones."""
+    return torch.ones(shape, dtype=torch.complex64)
+
+
+def products_of_two_kinds() -> nn.Module:
+    """Return a complex layer, and a real one of its real part."""
+    layers = {"one": nn.Linear(4, 4, dtype=torch.complex64), "two": nn.Linear(4, 4)}
+    return Model(lambda model, x: model.two(model.one(x).real), **layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "flops"),
+    [
+        (lambda: nn.Linear(4, 4, dtype=torch.complex64), 8 * 3 * 4 * 4),
+        (products_of_two_kinds, 8 * 3 * 4 * 4 + 2 * 3 * 4 * 4),
+        (lambda: Model(lambda _, x: x @ x.mT), 8 * 3 * 4 * 3),
+        (lambda: Model(lambda _, x: torch.einsum("ij,kj->ik", x, x)), 8 * 3 * 4 * 3),
+    ],
+)
+def test_complex_products_are_counted_as_four_real_ones(make: Callable[[], nn.Module], flops: int) -> None:
+    """A multiply-add of complex numbers is 8 FLOPs in the run as in the model; a real one beside it stays 2."""
+    found = verified(make(), complex_rows(3, 4))
+    assert (found.flops, differences(found, Subject.FLOPS)) == (flops, [])
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: nn.Conv2d(2, 3, 2, dtype=torch.complex64), complex_rows(1, 2, 4, 4)),
+        (lambda: nn.ConvTranspose1d(4, 2, 3, groups=2, dtype=torch.complex64), complex_rows(1, 4, 5)),
+    ],
+)
+def test_a_complex_convolution_runs_as_three_real_ones(make: Callable[[], nn.Module], x: Tensor) -> None:
+    """Three products of the four that the model counts: the run's figure is 3/4 of the graph's, with its reason."""
+    found = differences(verified(make(), x), Subject.FLOPS)
+    assert {each.reason for each in found} == {Reason.THREE_PRODUCTS}
+    for each in found:
+        ran, said = (int(text.replace(",", "")) for text in (each.run, each.graph))
+        assert ran * 4 == said * 3
+
+
+def test_a_complex_convolution_is_no_excuse_for_other_flops() -> None:
+    """What the run has beside it and the graph has not, a product of 2*2*2*2 = 16 FLOPs, leaves the sum unexplained."""
+
+    def run(model: Any, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            x = x + (torch.ones(2, 2, device=x.device) @ torch.ones(2, 2, device=x.device)).sum()
+        return model.conv(x)
+
+    model = Model(run, conv=nn.Conv1d(2, 2, 2, dtype=torch.complex64))
+    found = differences(verified(model, complex_rows(1, 2, 4)), Subject.FLOPS)
+    assert {each.what: each.reason for each in found if not each.module} == {"in all": None, "in the module": None}
+    assert [each.reason for each in found if each.module == "conv"] == [Reason.THREE_PRODUCTS]
+
+
+def test_three_products_and_what_the_counter_does_not_know_are_told_together() -> None:
+    """A complex convolution of 8*4*2*3 = 192 FLOPs runs as 144; torch's counter has none of the product of a vector."""
+    model = Model(lambda model, x: model.conv(x)[0] @ x[0, 0, :3], conv=nn.Conv1d(2, 2, 2, dtype=torch.complex64))
+    found = differences(verified(model, complex_rows(1, 2, 4)), Subject.FLOPS)
+    assert {(each.module, each.run, each.graph, each.reason) for each in found} == {
+        ("", "144", "240", Reason.UNCOUNTED),  # 8*2*3 = 48 of the vector
+        ("conv", "144", "192", Reason.THREE_PRODUCTS),
+    }

@@ -1,5 +1,8 @@
 """Real inputs and weights made from what is on `meta`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 import pytest
 import sympy
@@ -10,7 +13,9 @@ from torch.export import Dim
 from dsocr_graph.errors import OptionError
 from dsocr_graph.ir import OpGraph
 from dsocr_graph.models.stage_spec import StageSpec
+from dsocr_graph.models.user_model import user_model
 from dsocr_graph.tracing import capture
+from dsocr_graph.verification.id_ranges import id_ranges
 from dsocr_graph.verification.stage_inputs import example_bindings, meta_inputs, random_inputs
 from dsocr_graph.verification.weights import fill_with_random_weights
 from modelmeter.dims import symbol
@@ -55,6 +60,59 @@ def test_inputs_have_the_sizes_and_values_that_operators_take() -> None:
     assert int(ids.max()) == 10  # 200 draws of 11
     assert positions.tolist() == list(range(50))
     assert mask.sum(dim=1).tolist() == [1, 1, 1, 1]
+
+
+class Reading(nn.Module):
+    """Reads by ids, in some way, from what has a few rows, places or classes."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.bag = nn.EmbeddingBag(3, 4)
+        self.rows = nn.Buffer(torch.zeros(5, 7))
+        self.run = run
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Read."""
+        return self.run(self, ids)
+
+
+@pytest.mark.parametrize(
+    ("run", "largest"),
+    [
+        (lambda model, ids: model.bag(ids), 2),
+        (lambda model, ids: model.rows.index_select(0, ids[0]), 4),
+        (lambda model, ids: model.rows.index_select(-1, ids[0]), 6),
+        (lambda model, ids: model.rows.gather(1, ids), 6),
+        (lambda model, ids: nn.functional.cross_entropy(model.rows[:2].unsqueeze(-1).expand(2, 7, 40), ids), 6),
+        (lambda model, ids: nn.functional.nll_loss(model.rows[:2].unsqueeze(-1).expand(2, 7, 40), ids), 6),
+    ],
+)
+def test_ids_are_within_what_is_read_by_them(run: Callable[[Any, Tensor], Tensor], largest: int) -> None:
+    """Of 2 x 40 ids each is in range, and the last row, place or class is among them: the model runs on them."""
+    given = user_model(Reading(run), torch.zeros(2, 40, dtype=torch.int64))
+    (stage,) = given.stages
+    (graph,) = capture(given.module, given.stages, name="toy", variant={}).graphs
+    (ids,) = random_inputs(graph, stage, {}, seed=0)
+    assert (int(ids.min()), int(ids.max())) == (0, largest)
+    given.module(ids)
+
+
+def test_positions_that_have_room_are_as_they_were() -> None:
+    """Only what is past the last place begins anew: of 5 rows, 4 positions are 0 to 3 and 7 end with 0 and 1."""
+    for count, expected in ((4, [0, 1, 2, 3]), (7, [0, 1, 2, 3, 4, 0, 1])):
+        model = Reading(lambda model, ids: model.rows.index_select(0, ids))
+        given = user_model(model, torch.zeros(count, dtype=torch.int64))
+        (graph,) = capture(given.module, given.stages, name="toy", variant={}).graphs
+        (ids,) = random_inputs(graph, given.stages[0], {}, seed=0)
+        assert ids.tolist() == expected
+
+
+def test_probabilities_of_classes_are_no_ids() -> None:
+    """A loss takes them in place of ids: random numbers, of which none is out of range."""
+    model = Reading(lambda model, target: nn.functional.cross_entropy(model.rows[:2], target))
+    given = user_model(model, torch.ones(2, 7))
+    (graph,) = capture(given.module, given.stages, name="toy", variant={}).graphs
+    assert id_ranges(graph, {}) == {}
 
 
 def test_inputs_keep_the_structure_of_the_example() -> None:
