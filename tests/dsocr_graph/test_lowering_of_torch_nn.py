@@ -94,8 +94,75 @@ CASES: list[tuple[str, Callable[..., object], tuple[Tensor, ...], int, int, int]
     ("fft_irfft", lambda x: torch.fft.irfft(x, n=8), (meta(3, 5, dtype=COMPLEX),), 0, 180, 216),
     # both axes: 24 points, 5 stages: 5*24*5
     ("fft_fft2", torch.fft.fft2, (meta(4, 6, dtype=COMPLEX),), 0, 600, 384),
+    # 2 signals, 4 frames each (of 8 points, at 0, 4, 8, 12), one-sided: 8*(5*8*3)/2, windows 8*8;
+    # 40 and 8 of the window read, 2*5 bins*4 frames*8 written
+    (
+        "stft",
+        lambda x, w: torch.stft(x, 8, 4, window=w, center=False, return_complex=True),
+        (meta(2, 20), meta(8)),
+        0,
+        544,
+        512,
+    ),
+    # both sides where asked for, 8 bins: 8*5*8*3 and 64; 2*8*4*8 written
+    (
+        "stft",
+        lambda x, w: torch.stft(x, 8, 4, window=w, center=False, onesided=False, return_complex=True),
+        (meta(2, 20), meta(8)),
+        0,
+        1024,
+        704,
+    ),
+    # a complex signal has both sides: 8*5*8*3; 40*8 read, 2*8*4*8 written
+    (
+        "stft",
+        lambda x: torch.stft(x, 8, 4, center=False, return_complex=True),
+        (meta(2, 20, dtype=COMPLEX),),
+        0,
+        960,
+        832,
+    ),
+    # all 8 bins given, both sides: 8*5*8*3; window, sum and division 3*64; 2*8*4*8 and 32 read, 2*12*4 written
+    (
+        "istft",
+        lambda x, w: torch.istft(x, 8, 4, window=w),
+        (meta(2, 8, 4, dtype=COMPLEX), meta(8)),
+        0,
+        1152,
+        640,
+    ),
+    # 5 bins, one side: half the transforms; 2*5*4*8 and 32 read
+    (
+        "istft",
+        lambda x, w: torch.istft(x, 8, 4, window=w),
+        (meta(2, 5, 4, dtype=COMPLEX), meta(8)),
+        0,
+        672,
+        448,
+    ),
     # 2/3 of 27 and 2*9*2; (9 + 6 + 6)*4
     ("linalg_solve", torch.linalg.solve, (meta(3, 3), meta(3, 2)), 0, 54, 84),
+    # from the right, 2 rows: the same
+    ("linalg_solve", lambda a, b: torch.linalg.solve(a, b, left=False), (meta(3, 3), meta(2, 3)), 0, 54, 84),
+    # 4 matrices of one right-hand side [3, 2], no vectors: 4*(18 + 36); (36 + 6 + 24)*4
+    ("linalg_solve", torch.linalg.solve, (meta(4, 3, 3), meta(3, 2)), 0, 216, 264),
+    # one matrix of 4 right-hand sides is decomposed once: 18 + 4*36; (9 + 24 + 24)*4
+    ("linalg_solve", torch.linalg.solve, (meta(3, 3), meta(4, 3, 2)), 0, 162, 228),
+    # 4 vectors: 4*(18 + 18); (36 + 12 + 12)*4
+    ("linalg_solve", torch.linalg.solve, (meta(4, 3, 3), meta(4, 3)), 0, 144, 240),
+    # a matrix by itself: 18 + 2*9*3; 9 read once and written
+    ("linalg_solve", lambda a: torch.linalg.solve(a, a), (meta(3, 3),), 0, 72, 72),
+    # 9*2 from the right; (9 + 6 + 6)*4
+    (
+        "linalg_solve_triangular",
+        lambda a, b: torch.linalg.solve_triangular(a, b, upper=True, left=False),
+        (meta(3, 3), meta(2, 3)),
+        0,
+        18,
+        84,
+    ),
+    # the right-hand side first: 4 matrices, 2*9*2 each; (6 + 36 + 24)*4
+    ("cholesky_solve", torch.cholesky_solve, (meta(3, 2), meta(4, 3, 3)), 0, 144, 264),
     # (4 + 4)*8 read and 32 written: 2 per addition, 6 per product; 4 FLOPs of |x| and 16 written
     ("add", torch.add, (meta(4, dtype=COMPLEX), meta(4, dtype=COMPLEX)), 0, 8, 96),
     ("mul", torch.mul, (meta(4, dtype=COMPLEX), meta(4, dtype=COMPLEX)), 0, 24, 96),

@@ -97,6 +97,19 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "text_config": {"model_type": "llama", **GROUPED},
         "image_token_id": 127,
     },
+    "paligemma": {
+        "model_type": "paligemma",
+        "vision_config": {"model_type": "siglip_vision_model", **VISION},
+        "text_config": {"model_type": "gemma", **GROUPED},
+        "image_token_index": 127,
+        "projection_dim": 64,
+    },
+    "internvl": {
+        "model_type": "internvl",
+        "vision_config": {"model_type": "internvl_vision", **VISION, "image_size": [56, 56], "patch_size": [14, 14]},
+        "text_config": {"model_type": "qwen2", **GROUPED},
+        "image_token_id": 127,
+    },
     "bert that writes": {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True, **BERT},
     "dynamic rope": {
         "model_type": "llama",
@@ -114,6 +127,8 @@ ENCODED_TEXT = {"encode": [{"B": 1, "S": 7}, {"B": 2, "S": 50}]}
 IMAGES = {"encode": [{"B": 1}, {"B": 5}]}
 OF_BOTH = {"encode_images": IMAGES["encode"], "encode_texts": ENCODED_TEXT["encode"]}
 WRITTEN = {"prefill": [{"B": 1, "S": 2}, {"B": 2, "S": 50}], "decode": [{"B": 1, "T": 5}, {"B": 3, "T": 500}]}
+ABOUT_IMAGES = {"prefill": [{"B": 2, "S": 50, "N": 16}], "decode": WRITTEN["decode"]}
+OF_IMAGES_SEEN = {"vision": [{}], **ABOUT_IMAGES}
 READ_AND_WRITTEN = {
     **ENCODED_TEXT,
     "prefill": [{"B": 1, "S": 7, "P": 1}, {"B": 2, "S": 50, "P": 3}],
@@ -123,20 +138,24 @@ SIZES: Mapping[str, Mapping[str, list[dict[str, int]]]] = {
     **dict.fromkeys(("bert", "modernbert", "roberta"), ENCODED_TEXT),
     **dict.fromkeys(("clip", "vit", "dinov2", "clip that classifies", "siglip that classifies"), IMAGES),
     **dict.fromkeys(("clip of both", "siglip of both"), OF_BOTH),
-    "llava": {"vision": [{}], "prefill": [{"B": 2, "S": 50, "N": 16}], "decode": WRITTEN["decode"]},
+    **dict.fromkeys(("llava", "paligemma"), OF_IMAGES_SEEN),
+    "internvl": ABOUT_IMAGES,  # its vision is left out
     **dict.fromkeys(("t5", "t5 gated", "bart"), READ_AND_WRITTEN),
     **dict.fromkeys(("gpt2", "llama", "mixtral", "bert that writes", "dynamic rope"), WRITTEN),
 }
-QUICK = ("clip", "clip of both", "bert that writes")
+QUICK = ("clip", "clip of both", "paligemma", "bert that writes")
 
 
 @contextmanager
 def unchecked_image_tokens() -> Generator[None]:
     """Let a prefill run on `meta`: whether there are as many image tokens as features cannot be asked there."""
+    from transformers.models.internvl import modeling_internvl
     from transformers.models.llava import modeling_llava
+    from transformers.models.paligemma import modeling_paligemma
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_llava, "torch_compilable_check", lambda *check: None)
+        for module in (modeling_internvl, modeling_llava, modeling_paligemma):
+            patch.setattr(module, "torch_compilable_check", lambda *check: None)
         yield
 
 
@@ -151,7 +170,9 @@ def test_flops_of_a_configuration_are_those_that_torch_counts(tmp_path: Path, na
     captured = capture(model, stages, name=name, variant={})
     analytic = lower(group_by_module(captured))
     assert {graph.stage for graph in captured.graphs} == set(SIZES[name])
-    for graph, stage in zip(captured.graphs, stages, strict=True):
+    of_name = {stage.name: stage for stage in stages}
+    for graph in captured.graphs:
+        stage = of_name[graph.stage]
         for sizes in SIZES[name][stage.name]:
             ours = evaluate_stage(analytic, stage.name, **sizes).total.cost.matmul_flops
             with torch.no_grad(), unchecked_image_tokens(), FlopCounterMode(display=False) as counter:

@@ -82,6 +82,22 @@ def test_a_type_without_a_peak_is_an_error(toy: ModuleType) -> None:
         Roofline(device=load_device("a100-80gb-sxm")).time(eighth, Binding(bindings={"B": 1, "S": 1}))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (
+            DType.INT8,
+            r"no peak for 'int8'; it has .*\. No device of the table has one: ask for no times \(--device none",
+        ),
+        (DType.FP8_E4M3, r"no peak for 'fp8'; .*\. Take a device that has one \(b200, .*, l4, .*\), or no times"),
+    ],
+)
+def test_the_error_of_a_type_without_a_peak_says_what_to_do(dtype: DType, said: str) -> None:
+    """Devices that have such a peak, an L4 in fp8, and otherwise to leave times out."""
+    with pytest.raises(ValueError, match=said):
+        Roofline(device=load_device("a10")).time_of(dtype, ("1", "0", "0"), ONCE)
+
+
 def test_matrix_work_without_a_type_is_an_error() -> None:
     """The rate of matrix work is unknown without its type."""
     with pytest.raises(ValueError, match="states no type"):

@@ -11,7 +11,7 @@ from attrs import frozen
 from modelmeter.binding import Array, Binding
 from modelmeter.categories import Category
 from modelmeter.costs import Number, Time
-from modelmeter.devices import DeviceSpec
+from modelmeter.devices import DeviceSpec, available_devices, load_device
 from modelmeter.dtypes import DType
 from modelmeter.errors import InvalidDeviceError, ModelMeterError
 from modelmeter.model import AnalyticModel, Leaf
@@ -113,7 +113,19 @@ class Roofline:
     def _matrix_peak(self, dtype: DType | None) -> float:
         if dtype is None:
             raise InvalidDeviceError("its layer does matrix work and states no type")
-        return self.device.peak_flops(_PEAK_NAMES.get(dtype, dtype.value))
+        name = _PEAK_NAMES.get(dtype, dtype.value)
+        try:
+            return self.device.peak_flops(name)
+        except InvalidDeviceError as error:
+            raise InvalidDeviceError(f"{error}. {_remedy(name)}") from error
+
+
+def _remedy(dtype: str) -> str:
+    """Say what to ask for instead of times by a device that has no peak for a type."""
+    having = [key for key in available_devices() if dtype in load_device(key).matrix_flops]
+    if having:
+        return f"Take a device that has one ({', '.join(having)}), or no times (--device none)"
+    return "No device of the table has one: ask for no times (--device none)"
 
 
 def _time_of_one(matrix: Number, vector: Number, memory: Number) -> Time:

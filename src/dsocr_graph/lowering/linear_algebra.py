@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from dsocr_graph.ir import Argument, OpCall
+from dsocr_graph.ir import Argument, OpCall, TensorSpec
 from dsocr_graph.lowering.reduction import reduction
 from dsocr_graph.lowering.registry import Approximation, Rule, lowers, operands
-from modelmeter.dims import product
+from modelmeter.dims import Dim, product
 from modelmeter.layers import BaseLayer, Factorization, Reduction
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -38,35 +38,55 @@ _SYSTEMS: Mapping[str, tuple[str, ...]] = {
 }
 """Operators on a matrix and right-hand sides, by kind."""
 
-_MATRIX_FIRST = ("solve", "least_squares")  # the others of the old interface take the right-hand side first
+_OPERANDS: Mapping[str, tuple[str, str]] = {
+    "linalg_solve_triangular": ("self", "B"),
+    "triangular_solve": ("A", "self"),
+    "cholesky_solve": ("input2", "self"),
+    "linalg_lstsq": ("self", "b"),
+}
+"""Arguments that are the matrix and the right-hand sides, by operator; A and B in those that are not here."""
+
+_WITH_VECTORS = ("solve", "least_squares")  # kinds that take vectors for right-hand sides
 _NOTE = "FLOPs of the textbook's algorithm to leading order, in one pass over memory; iterations depend on the data"
 
 
 def _factorization_rule(kind: str) -> Rule:
-    return lambda call: _of_matrix(call, kind, position=0, right_sides=False)
+    return lambda call: _of_matrix(call, kind, call.reads[0])
 
 
 def _system_rule(kind: str) -> Rule:
     def rule(call: OpCall) -> Approximation:
-        first = kind in _MATRIX_FIRST or call.op == "aten::linalg_solve_triangular"
-        return _of_matrix(call, kind, position=0 if first else 1, right_sides=True)
+        first, second = _OPERANDS.get(call.op.partition("::")[2], ("A", "B"))
+        matrix, sides = call.tensor(first), call.tensor(second)
+        vectors = kind in _WITH_VECTORS and _are_vectors(matrix, sides)
+        each = 1 if vectors else sides.shape[-1 if call.value("left", True) else -2]
+        batch = call.writes[0].shape[: -1 if vectors else -2]
+        return _of_matrix(call, kind, matrix, right_sides=product((each, _repeats(matrix.shape[:-2], batch))))
 
     return rule
 
 
-def _of_matrix(call: OpCall, kind: str, *, position: int, right_sides: bool) -> Approximation:
-    matrix = call.reads[position]
+def _are_vectors(matrix: TensorSpec, sides: TensorSpec) -> bool:
+    """Whether right-hand sides are one vector for each matrix, by the rule of `torch.linalg.solve`."""
+    return len(sides.shape) == 1 or sides.shape == matrix.shape[:-1]
+
+
+def _repeats(matrices: tuple[Dim, ...], batch: tuple[Dim, ...]) -> Dim:
+    """Return how many of a result's batch share a matrix, which is decomposed once for all of them."""
+    padded = (1,) * (len(batch) - len(matrices)) + matrices
+    return product(size for own, size in zip(padded, batch, strict=True) if own == 1)
+
+
+def _of_matrix(call: OpCall, kind: str, matrix: TensorSpec, right_sides: Dim = 0) -> Approximation:
     rows, columns = matrix.shape[-2:]
     if isinstance(rows, int) and isinstance(columns, int):
         rows, columns = max(rows, columns), min(rows, columns)
-    other = call.reads[1 - position] if right_sides else None
-    vector = other is not None and len(other.shape) == len(matrix.shape) - 1
     layer = Factorization(
         kind=kind,
         matrices=product(matrix.shape[:-2]),
         rows=rows,
         columns=columns,
-        right_sides=0 if other is None else 1 if vector else other.shape[-1],
+        right_sides=right_sides,
         reads=operands(call.reads),
         writes=operands(call.writes),
         dtype=matrix.dtype,
@@ -82,7 +102,7 @@ def norm(call: OpCall) -> BaseLayer | Approximation:
     dims = call.value("dim", (-2, -1))
     of_matrix = call.op.endswith("matrix_norm") or (isinstance(dims, tuple) and len(dims) == 2)
     if of_matrix and order in (2, -2, "nuc"):
-        return _of_matrix(call, "singular_values", position=0, right_sides=False)
+        return _of_matrix(call, "singular_values", call.reads[0])
     return cast("Reduction", reduction(call))
 
 

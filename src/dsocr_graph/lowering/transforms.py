@@ -59,9 +59,10 @@ def _axes(call: OpCall, x: TensorSpec) -> tuple[int, ...]:
 @lowers("aten::stft")
 def stft(call: OpCall) -> Approximation:
     """y[B, F, frames] = transforms of the frames of x[B, L], each times a window of n points."""
-    y = call.result
+    x, y = call.tensor("self"), call.result
+    frames = y.shape[-1 if y.dtype.is_complex else -2]
     return _frames(
-        call, frames=y.shape[-1 if y.dtype.is_complex else -2], batch=product(call.tensor("self").shape[:-1])
+        call, frames=frames, batch=product(x.shape[:-1]), half=not any(z.dtype.is_complex for z in call.reads)
     )
 
 
@@ -69,10 +70,12 @@ def stft(call: OpCall) -> Approximation:
 def istft(call: OpCall) -> Approximation:
     """y[B, L] = transforms of x[B, F, frames], each times a window, added up and divided by the windows' squares."""
     x = call.tensor("self")
-    return _frames(call, frames=x.shape[-1], batch=product(x.shape[:-2]))
+    bins, frames = x.shape[-2:]
+    return _frames(call, frames=frames, batch=product(x.shape[:-2]), half=bins != call.integer("n_fft", 1))
 
 
-def _frames(call: OpCall, *, frames: Dim, batch: Dim) -> Approximation:
+def _frames(call: OpCall, *, frames: Dim, batch: Dim, half: bool) -> Approximation:
+    """Return the transforms of frames; ``half`` says whether they are one-sided where the call leaves that open."""
     points = call.integer("n_fft", 1)
     windowed = 1 if call.has("window") else 0
     around = windowed if call.op == "aten::stft" else windowed + 2  # the sum of frames, and its division
@@ -81,7 +84,7 @@ def _frames(call: OpCall, *, frames: Dim, batch: Dim) -> Approximation:
         op=call.op.partition("::")[2],
         transforms=product((batch, frames)),
         length=points,
-        real=bool(call.value("onesided", True)),
+        real=bool(call.value("onesided")) if call.has("onesided") else half,  # None, as `torch.stft` passes, is open
         flops_per_point=around,
         reads=operands(call.reads),
         writes=operands(call.writes),

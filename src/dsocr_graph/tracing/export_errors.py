@@ -47,9 +47,14 @@ _FAULT = (
     "that is a fault of how dsocr_graph describes such models, not of the configuration: report it with the "
     "configuration, or describe the stages yourself by a factory (package.module:function)"
 )
+_NO_VALUES = (
+    "change that module so that none does (no .item(), .tolist(), nonzero or boolean indexing), or choose an "
+    "implementation that can be exported"
+)
 _NO_FORWARD = 'is missing the required "forward" function'  # of torch, for a module that defines none
 _NO_KERNEL = ("no fake impl", "Could not run", "with Meta tensors", "doesn't have a kernel", "no meta")
 _MOST_LINES = 6  # of what torch says
+_MOST_ELEMENTS = 2**24  # of parameters, buffers and inputs of a module that is run to see whether it does
 _MOST_INPUTS = 6  # of the example inputs, by shape
 
 
@@ -157,12 +162,7 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
     kind = error.error_type if isinstance(error, UserError) else None
     site = sites.raised(error)
     if isinstance(error, _DATA) or kind is UserErrorType.DYNAMIC_CONTROL_FLOW:
-        return _Reason(
-            what="a shape or a branch depends on the values of tensors",
-            advice="change that module so that none does (no .item(), .tolist(), nonzero or boolean indexing), or "
-            "choose an implementation that can be exported",
-            site=site,
-        )
+        return _Reason(what="a shape or a branch depends on the values of tensors", advice=_NO_VALUES, site=site)
     if isinstance(error, ConstraintViolationError) or kind is UserErrorType.CONSTRAINT_VIOLATION:
         refused = _dims_refused(fixed)
         return evolve(refused, advice=_FAULT) if stage.configured else refused
@@ -190,15 +190,21 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
             advice="let branches, bodies of loops and the functions of flex_attention hold operators on tensors alone",
             site=site,
         )
-    if _runs_alone(stage):
+    without_data = _error_without_data(stage)
+    runs = without_data is None or _runs_as_given(stage)
+    follow = "its forward runs on the example inputs, and torch.export cannot follow it"
+    if runs is not False and isinstance(without_data, _DATA):
+        follow = follow if runs else "torch.export cannot follow its forward"
+        return _Reason(what=f"{follow}: it depends on the values of tensors", advice=_NO_VALUES, site=site)
+    if runs:
         return _Reason(
-            what="its forward runs on the example inputs, and torch.export cannot follow it",
+            what=follow,
             advice="change that module to operators on tensors, or choose an implementation that can be exported",
             site=site,
         )
     return _Reason(
         what=f"its forward fails on the example inputs, {_shapes(stage)}",
-        advice="give inputs that the module runs on, or correct the module",
+        advice=_FAULT if stage.configured else "give inputs that the module runs on, or correct the module",
         site=site,
     )
 
@@ -232,11 +238,28 @@ def _said(error: Exception) -> list[str]:
     return kept[:_MOST_LINES] or ["no message"]
 
 
-def _runs_alone(stage: StageSpec) -> bool:
-    """Whether a stage's module takes its example inputs where nothing is traced; without computing anything."""
+def _error_without_data(stage: StageSpec) -> Exception | None:
+    """Return what a stage's module raises on its example inputs where nothing is traced and nothing computed."""
     try:
         with torch.no_grad(), nothing_printed(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             stage.module(*_fake(mode, stage.inputs))
+    except Exception as error:
+        return error
+    return None
+
+
+def _runs_as_given(stage: StageSpec) -> bool | None:
+    """Whether a stage's module runs on its example inputs as they are; None where asking would take long.
+
+    On `meta` a run is free. With data it is of use where shapes follow from values, which fake tensors do not have.
+    """
+    held = [*stage.module.parameters(), *stage.module.buffers()]
+    tensors = [*held, *(leaf for leaf in tree_leaves(stage.inputs) if isinstance(leaf, Tensor))]
+    if sum(tensor.numel() for tensor in tensors if not tensor.is_meta) > _MOST_ELEMENTS:
+        return None
+    try:
+        with torch.no_grad(), nothing_printed(), torch.random.fork_rng(devices=[]):
+            stage.module(*stage.inputs)
     except Exception:
         return False
     return True

@@ -91,6 +91,12 @@ def test_inputs_of_a_wrong_shape_name_the_operator_that_refuses_them() -> None:
     assert advice == "  give inputs that the module runs on, or correct the module"
 
 
+def test_inputs_of_a_configured_stage_are_no_fault_of_the_users() -> None:
+    """Who gives a configuration can give no inputs: the advice is to report it."""
+    advice = refusal(nn.Linear(4, 2, device="meta"), meta(3, 5), configured=True).splitlines()[-1]
+    assert advice.startswith("  that is a fault of how dsocr_graph describes such models, not of the configuration")
+
+
 def test_an_error_between_operators_names_no_operator() -> None:
     """The linear layer before it is done: neither it nor its operator raised anything."""
 
@@ -196,6 +202,56 @@ def test_what_runs_but_cannot_be_traced_is_told_apart() -> None:
 
     said = refusal(Wrapping(), meta(3, 4))
     assert "its forward runs on the example inputs, and torch.export cannot follow it" in said
+
+
+class Packed(nn.Module):
+    """An LSTM on sequences of 5, 3 and 2 steps, packed."""
+
+    def __init__(self, device: str, features: int = 4) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, 4, batch_first=True, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[3, 5, features] -> [10, 4]."""
+        return self.lstm(nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3, 2]), batch_first=True))[0].data
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_depends_on_values_and_runs_is_not_said_to_fail(device: str) -> None:
+    """Packed sequences: their sizes are the values of the lengths; the inputs are right."""
+    said = refusal(Packed(device), torch.ones(3, 5, 4, device=device))
+    first, *_, advice = said.splitlines()
+    assert first.endswith(
+        "runs on the example inputs, and torch.export cannot follow it: it depends on the values of tensors"
+    )
+    assert advice.strip().startswith(ADVICE_ON_VALUES)
+
+
+def test_what_depends_on_values_and_fails_is_said_to_fail() -> None:
+    """Packed sequences of 3 features for a layer of 4."""
+    said = refusal(Packed("cpu"), torch.ones(3, 5, 3))
+    assert "its forward fails on the example inputs, float32[3, 5, 3]" in said
+
+
+def test_a_module_that_is_run_to_see_leaves_the_random_numbers_alone() -> None:
+    """What the user draws next is as without the error; the module draws itself."""
+    model, x = nn.Sequential(nn.Dropout(), Packed("cpu")), torch.ones(3, 5, 4)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    refusal(model, x)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_module_of_many_parameters_is_not_run_to_see() -> None:
+    """2**24 + 1 numbers beside the layer: whether its forward runs is then not said."""
+    module = Packed("cpu")
+    module.register_buffer("table", torch.zeros(2**24 + 1, dtype=torch.uint8))
+    calls: list[bool] = []
+    module.register_forward_pre_hook(lambda *_: calls.append(True))
+    said = refusal(module, torch.ones(3, 5, 4))
+    assert "torch.export cannot follow its forward: it depends on the values of tensors" in said
+    assert len(calls) == 2  # the export, and one on fake tensors
 
 
 def test_an_operator_without_a_kernel_for_no_data_is_told_apart() -> None:

@@ -32,7 +32,7 @@ def image_text_stages(model: Any, preprocessor: Preprocessor | None) -> tuple[St
     """
     if preprocessor is None:
         _, decode = language_stages(model)
-        return (_one_view(model), _prefill(model, by_document=True), decode)
+        return (_one_view(model), _accepted_prefill(model), decode)
     if isinstance(preprocessor, PackedPages):
         return packed_stages(model)
     _, decode = language_stages(model)
@@ -186,6 +186,24 @@ def _one_view(model: Any) -> StageSpec:  # noqa: ANN401 - of transformers
         root="root",
         left_out=left_out,
     )
+
+
+def _accepted_prefill(model: Any) -> StageSpec:  # noqa: ANN401 - of transformers
+    """Return the prefill with image features as a list or as a tensor, whichever the model takes; lists come first.
+
+    On `meta` a trial is free, and a model refuses the wrong kind before it asks for values that are not there.
+    """
+    for by_document in (True, False):
+        stage = _prefill(model, by_document=by_document)
+        try:
+            with torch.no_grad():
+                stage.module(*stage.inputs)
+        except (AttributeError, TypeError):  # of a list that is to be a tensor, or the other way around
+            continue
+        except Exception:  # any code of transformers: merged, and stopped where it counts image tokens
+            return stage
+        return stage
+    return _prefill(model, by_document=True)  # whose export says what the model refuses
 
 
 def _prefill(model: Any, *, by_document: bool) -> StageSpec:  # noqa: ANN401 - of transformers
