@@ -64,8 +64,10 @@ def compiled_subject(
         if value is not None
     }
     name, colon, named_variant = text.partition(":")
-    if colon and shipped is None and name in available() and named_variant in registered(name).variants:
-        text, shipped = name, named_variant  # as `compare` has it; else a factory
+    if colon and name in available():  # as `compare` has it; else a factory
+        if shipped is not None:
+            raise OptionError(f"{text} names a variant, and --variant {shipped} does; leave one of them out")
+        text, shipped = name, named_variant
     compiled = compiled_only(text, shipped)
     if compiled is not None:
         _refuse(text, given)

@@ -46,6 +46,10 @@ def test_a_registered_model_has_the_name_that_was_asked_for() -> None:
     assert compiled_subject("deepseek-ocr:tiny") == model
     with pytest.raises(UnknownVariantError, match="unknown variant of deepseek-ocr 'minute'"):
         compiled_subject("deepseek-ocr", shipped="minute")
+    with pytest.raises(UnknownVariantError, match="unknown variant of deepseek-ocr 'minute'"):
+        compiled_subject("deepseek-ocr:minute")
+    with pytest.raises(OptionError, match="deepseek-ocr:tiny names a variant, and --variant base does"):
+        compiled_subject("deepseek-ocr:tiny", shipped="base")
 
 
 def test_a_factory_is_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

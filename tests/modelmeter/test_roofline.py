@@ -87,9 +87,12 @@ def test_a_type_without_a_peak_is_an_error(toy: ModuleType) -> None:
     [
         (
             DType.INT8,
-            r"no peak for 'int8'; it has .*\. No device of the table has one: ask for no times \(--device none",
+            r"no peak for 'int8'; it has .*\. No device of the table has one: leave times out",
         ),
-        (DType.FP8_E4M3, r"no peak for 'fp8'; .*\. Take a device that has one \(b200, .*, l4, .*\), or no times"),
+        (
+            DType.FP8_E4M3,
+            r"no peak for 'fp8'; .*\. Take a device that has one \(b200, .*, l4, .*\), or leave times out",
+        ),
     ],
 )
 def test_the_error_of_a_type_without_a_peak_says_what_to_do(dtype: DType, said: str) -> None:

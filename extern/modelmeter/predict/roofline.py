@@ -124,8 +124,8 @@ def _remedy(dtype: str) -> str:
     """Say what to ask for instead of times by a device that has no peak for a type."""
     having = [key for key in available_devices() if dtype in load_device(key).matrix_flops]
     if having:
-        return f"Take a device that has one ({', '.join(having)}), or no times (--device none)"
-    return "No device of the table has one: ask for no times (--device none)"
+        return f"Take a device that has one ({', '.join(having)}), or leave times out"
+    return "No device of the table has one: leave times out"
 
 
 def _time_of_one(matrix: Number, vector: Number, memory: Number) -> Time:

@@ -202,6 +202,14 @@ def _reason(error: Exception, stage: StageSpec, sites: CallSites, fixed: Mapping
             advice="change that module to operators on tensors, or choose an implementation that can be exported",
             site=site,
         )
+    if runs is None:  # neither is known
+        return _Reason(
+            what=f"torch.export cannot follow its forward on the example inputs, {_shapes(stage)}",
+            advice=_FAULT
+            if stage.configured
+            else "see that the module runs on them; if it does, change it to operators on tensors",
+            site=site,
+        )
     return _Reason(
         what=f"its forward fails on the example inputs, {_shapes(stage)}",
         advice=_FAULT if stage.configured else "give inputs that the module runs on, or correct the module",

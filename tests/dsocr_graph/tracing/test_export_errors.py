@@ -306,3 +306,12 @@ def test_long_inputs_are_counted() -> None:
             return torch.cat(x) @ x[0]
 
     assert "float32[2, 3], float32[2, 3] and 1 more" in refusal(Join(), *(meta(2, 3) for _ in range(7)))
+
+
+def test_of_a_large_module_that_is_not_run_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it runs on data is not known: neither that it does nor that it fails is said."""
+    monkeypatch.setattr("dsocr_graph.tracing.export_errors._MOST_ELEMENTS", 8)
+    module = nn.Sequential(nn.Linear(4, 4), Gate(lambda x: torch.from_numpy(x.numpy())))
+    said = refusal(module, torch.ones(3, 4))
+    assert "torch.export cannot follow its forward on the example inputs, float32[3, 4]" in said
+    assert "see that the module runs on them" in said
