@@ -28,6 +28,9 @@ from modelmeter.model import COST_FIELDS, SCHEMA_VERSION, AnalyticModel, Exactne
 from modelmeter.signature import StoredSignature, signature_to_json
 from modelmeter.stored import StoredDim, StoredLayer
 
+MODEL_FILE = "model.json"
+"""The file of a compiled model in a directory of `dsocr-graph analyze`."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _LEAF_PLAIN = ("id", "module", "stage", "op", "function", "category", "calls", "exactness", "note")
 _LEAF_TEXTS = tuple(name for name in _LEAF_PLAIN if name != "calls")
@@ -102,6 +105,23 @@ def read_model(path: str | Path) -> AnalyticModel:
     except OSError as error:
         raise MissingModelFileError(f"cannot read the model file {path}: {error.strerror or error}") from error
     return model_from_bytes(data, source=str(path))
+
+
+def looks_like_model(data: bytes) -> bool:
+    """Whether bytes are meant as a compiled model: compressed, as models are shipped, or an object with leaves.
+
+    Examples
+    --------
+    >>> looks_like_model(b'{"leaves": []}'), looks_like_model(b'{"model_type": "t5"}'), looks_like_model(b"leaves")
+    (True, False, False)
+    """
+    if data.startswith(_GZIP_MAGIC):
+        return True
+    try:
+        document: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "leaves" in document
 
 
 def model_from_bytes(data: bytes, *, source: str) -> AnalyticModel:

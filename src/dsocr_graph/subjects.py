@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from dsocr_graph.models.named_model import NamedModel
 from dsocr_graph.models.registry import MODELS, model_named, transformers_model
 from dsocr_graph.timing.plan import Point, check_point, parse_point
 from modelmeter.registry import available, registered
-from modelmeter.serialize import read_model
+from modelmeter.serialize import MODEL_FILE, looks_like_model, read_model
 from modelmeter.workload import StageRun, Workload, WorkloadItem
 
 if TYPE_CHECKING:
@@ -26,11 +25,6 @@ if TYPE_CHECKING:
     from modelmeter.model import AnalyticModel
 
 Progress = Callable[[str], None]
-
-MODEL_FILE = "model.json"
-"""What a directory of `dsocr-graph analyze` has of its model."""
-
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def subject_of(
@@ -180,16 +174,7 @@ def _model_file(path: Path) -> Path | None:
     """Return the file of a compiled model that a path means, if it means one: a configuration is none."""
     if path.is_dir():
         return path / MODEL_FILE if (path / MODEL_FILE).is_file() else None
-    if not path.is_file():
-        return None
-    data = path.read_bytes()
-    if data.startswith(_GZIP_MAGIC):
-        return path
-    try:
-        document: object = json.loads(data)
-    except ValueError:
-        return None
-    return path if isinstance(document, dict) and "leaves" in document else None
+    return path if path.is_file() and looks_like_model(path.read_bytes()) else None
 
 
 def stages_text(model: AnalyticModel) -> str:

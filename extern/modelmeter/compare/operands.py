@@ -20,11 +20,11 @@ from modelmeter.model import AnalyticModel
 from modelmeter.predict.time_model import TimeModel
 from modelmeter.registry import available, registered
 from modelmeter.reports.report import Report, read_report, report_from_json
-from modelmeter.serialize import model_from_bytes, read_model
+from modelmeter.serialize import MODEL_FILE, looks_like_model, model_from_bytes, read_model
 from modelmeter.workload import Workload, WorkloadItem
 
-REPORT_FILE, MODEL_FILE = "report.json", "model.json"
-"""The files that make a directory of `dsocr-graph analyze` an operand."""
+REPORT_FILE = "report.json"
+"""The file that, with `MODEL_FILE`, makes a directory of `dsocr-graph analyze` an operand."""
 
 CONFIG_FILE = "config.json"
 """The file that makes a directory a model of transformers, which is analyzed before it can be compared."""
@@ -210,7 +210,7 @@ def _read_file(path: Path, *, label: str) -> Operand:
         return Operand(label=label, measurement=measurement, model=_measured_model(measurement))
     if "items" in keys and "workload" in keys:
         return Operand(label=label, report=report_from_json(data, source=label))
-    if "leaves" in keys or data.startswith(b"\x1f\x8b"):  # gzip, as models are shipped
+    if looks_like_model(data):
         return Operand(label=label, model=model_from_bytes(data, source=label))
     known = "give a file that `dsocr-graph analyze` or `dsocr-graph measure` writes"
     advice = f"it is a configuration: {_analyze_first(label)}" if "model_type" in keys else known

@@ -8,10 +8,9 @@ from attrs import field, frozen
 
 from modelmeter.categories import Category
 from modelmeter.dims import Dim, product
-from modelmeter.dtypes import DType
 from modelmeter.errors import DimError
-from modelmeter.layers.base import BaseLayer, Operand, Traffic, as_dim
-from modelmeter.layers.gradients import differentiable, kernel_gradient
+from modelmeter.layers.base import as_dim
+from modelmeter.layers.pointwise import OperandKernel
 
 
 def _no_negative_count(_layer: object, _attribute: object, flops: int) -> None:
@@ -20,7 +19,7 @@ def _no_negative_count(_layer: object, _attribute: object, flops: int) -> None:
 
 
 @frozen(kw_only=True)
-class Combination(BaseLayer):
+class Combination(OperandKernel):
     """Each of ``elements`` results takes ``taps`` elements into account, at ``flops_per_tap`` FLOPs each.
 
     Samples of a picture at any place (grid_sample: 4 neighbours, a multiply-add each), distances of pairs (cdist: the
@@ -45,6 +44,8 @@ class Combination(BaseLayer):
 
     Examples
     --------
+    >>> from modelmeter.dtypes import DType
+    >>> from modelmeter.layers.base import Operand
     >>> left, right = Operand(elements=12, dtype=DType.FP32), Operand(elements=8, dtype=DType.FP32)
     >>> distances = Combination(
     ...     op="cdist", elements=6, taps=4, flops_per_tap=3, reads=(left, right),
@@ -56,37 +57,9 @@ class Combination(BaseLayer):
 
     category: ClassVar[Category] = Category.ELEMENTWISE
 
-    op: str
-    elements: Dim = field(converter=as_dim)
     taps: Dim = field(converter=as_dim)
     flops_per_tap: int = field(validator=_no_negative_count)  # FLOPs
-    reads: tuple[Operand, ...]
-    writes: tuple[Operand, ...]
-    dtype: DType
 
     def vector_flops(self) -> Dim:
         """elements*taps*flops_per_tap. Unit: FLOPs."""
         return product((self.flops_per_tap, self.elements, self.taps))
-
-    def weight_bytes(self) -> Dim:
-        """Bytes of the operands that are parameters, as far as the kernel reads them."""
-        return self.traffic().weights_read
-
-    def traffic(self) -> Traffic:
-        """Each operand read once, each result written once."""
-        return Traffic.from_operands(self.reads, self.writes)
-
-    def backward_vector_flops(self) -> Dim:
-        """Twice the forward FLOPs where there is a gradient. Unit: FLOPs."""
-        return product((2, self.vector_flops())) if self._has_gradient() else 0
-
-    def backward_traffic(self) -> Traffic:
-        """Operands and the results' gradients read once, the operands' gradients written once."""
-        return kernel_gradient(self.reads, self.writes)
-
-    def backward_activation_bytes(self) -> Dim:
-        """Bytes of the operands kept for the backward pass."""
-        return self.traffic().activations_read if self._has_gradient() else 0
-
-    def _has_gradient(self) -> bool:
-        return bool(differentiable(self.reads)) and bool(differentiable(self.writes))

@@ -20,8 +20,12 @@ def _no_negative_count(_layer: object, _attribute: object, flops: int) -> None:
 
 
 @frozen(kw_only=True)
-class _Kernel(BaseLayer):
-    """A kernel given by its operands; parameters among them are those with ``weight=True``."""
+class OperandKernel(BaseLayer):
+    """A kernel given by its operands, the base of several layers; parameters among them have ``weight=True``.
+
+    Backward, an estimate: twice the FLOPs, operands and the results' gradients read, a gradient written for each
+    floating-point operand. A layer that knows better says so.
+    """
 
     op: str
     elements: Dim = field(converter=as_dim)  # elements that one FLOP count applies to
@@ -37,12 +41,24 @@ class _Kernel(BaseLayer):
         """Each operand read once, each result written once."""
         return Traffic.from_operands(self.reads, self.writes)
 
+    def backward_vector_flops(self) -> Dim:
+        """Twice the forward FLOPs where there is a gradient. Unit: FLOPs."""
+        return product((2, self.vector_flops())) if self._has_gradient() else 0
+
+    def backward_traffic(self) -> Traffic:
+        """Operands and the results' gradients read once, the operands' gradients written once."""
+        return kernel_gradient(self.reads, self.writes)
+
+    def backward_activation_bytes(self) -> Dim:
+        """Bytes of the operands kept for the backward pass; an upper bound, as an addition keeps none."""
+        return self.traffic().activations_read if self._has_gradient() else 0
+
     def _has_gradient(self) -> bool:
         return bool(differentiable(self.reads)) and bool(differentiable(self.writes))
 
 
 @frozen(kw_only=True)
-class Elementwise(_Kernel):
+class Elementwise(OperandKernel):
     """One pointwise kernel: ``elements`` results, each of ``flops_per_element`` FLOPs.
 
     FLOPs per element come from `modelmeter.layers.pointwise_flops`. A broadcast operand counts as stored.
@@ -80,18 +96,6 @@ class Elementwise(_Kernel):
         """flops_per_element*elements. Unit: FLOPs."""
         return product((self.flops_per_element, self.elements))
 
-    def backward_vector_flops(self) -> Dim:
-        """Twice the forward FLOPs where there is a gradient. Unit: FLOPs."""
-        return product((2, self.vector_flops())) if self._has_gradient() else 0
-
-    def backward_traffic(self) -> Traffic:
-        """Operands and the results' gradients read once, the operands' gradients written once."""
-        return kernel_gradient(self.reads, self.writes)
-
-    def backward_activation_bytes(self) -> Dim:
-        """Bytes of the operands kept for the backward pass; an upper bound, as an addition keeps none."""
-        return self.traffic().activations_read if self._has_gradient() else 0
-
 
 @frozen(kw_only=True)
 class Activation(Elementwise):
@@ -113,7 +117,7 @@ class Activation(Elementwise):
 
 
 @frozen(kw_only=True)
-class Reduction(_Kernel):
+class Reduction(OperandKernel):
     """A sum, mean, maximum or accumulating scatter: one FLOP per input element, none on integers.
 
     Backward: the gradient is spread over the input and scaled, at most one FLOP per element (a plain sum has
@@ -157,7 +161,7 @@ class Reduction(_Kernel):
 
 
 @frozen(kw_only=True)
-class Scan(_Kernel):
+class Scan(OperandKernel):
     """A running sum (cumsum): one addition per element, no FLOP on integers.
 
     Backward: the same scan from the other end.
