@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dsocr_graph.ir import OpCall
-from dsocr_graph.lowering.registry import Approximation, lowers, operands
-from modelmeter.layers import Combination
+from dsocr_graph.lowering.registry import Approximation, combination, lowers
 
 _FLOPS: Mapping[str, int] = {
     "l1_loss": 3,  # subtract, absolute value, sum
@@ -35,15 +34,5 @@ _FLOPS: Mapping[str, int] = {
 @lowers(*(f"aten::{name}" for name in _FLOPS))
 def loss(call: OpCall) -> Approximation:
     """y = mean or sum over the elements of x of a term of x and its target."""
-    name = call.op.partition("::")[2]
-    x = call.reads[0]
-    layer = Combination(
-        op=name,
-        elements=x.elements,
-        taps=1,
-        flops_per_tap=_FLOPS[name],
-        reads=operands(call.reads),
-        writes=operands(call.writes),
-        dtype=x.dtype,
-    )
+    layer = combination(call, flops_per_tap=_FLOPS[call.op.partition("::")[2]])
     return Approximation(layer=layer, note="FLOPs of the loss's definition, in one kernel")

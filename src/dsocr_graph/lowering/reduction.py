@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from dsocr_graph.ir import OpCall
-from dsocr_graph.lowering.registry import Approximation, lowers, operands
+from dsocr_graph.lowering.registry import Approximation, combination, lowers, operands
 from modelmeter.dims import product
 from modelmeter.layers import Combination, Operand, Reduction, Scan
 
@@ -90,17 +90,7 @@ def scan(call: OpCall) -> Scan:
 @lowers("aten::diff", "aten::trapezoid", "aten::trapz")
 def differences(call: OpCall) -> Combination:
     """y = differences of neighbours, or the sum of their means: two operations an element."""
-    x = call.reads[0]
-    each = 1 if call.op == "aten::diff" else 2
-    return Combination(
-        op=call.op.partition("::")[2],
-        elements=x.elements,
-        taps=1,
-        flops_per_tap=each,
-        reads=operands(call.reads),
-        writes=operands(call.writes),
-        dtype=x.dtype,
-    )
+    return combination(call, flops_per_tap=1 if call.op == "aten::diff" else 2)
 
 
 @lowers("aten::renorm", "aten::renorm_")

@@ -9,7 +9,7 @@ from attrs import frozen
 from dsocr_graph.errors import LoweringRuleError
 from dsocr_graph.ir import OpCall, TensorSpec
 from modelmeter.dims import Dim, product
-from modelmeter.layers import BaseLayer, Elementwise, Operand
+from modelmeter.layers import BaseLayer, Combination, Elementwise, Operand
 
 
 @frozen(kw_only=True)
@@ -166,6 +166,23 @@ def pointwise(call: OpCall, *, flops_per_element: int) -> BaseLayer:
     )
 
 
+def combination(call: OpCall, *, elements: Dim | None = None, taps: Dim = 1, flops_per_tap: int) -> Combination:
+    """Return the layer of a call whose results take several elements of its operands into account.
+
+    Without `elements`, those of the first operand are what the FLOPs count for.
+    """
+    x = call.reads[0]
+    return Combination(
+        op=call.op.partition("::")[2],
+        elements=x.elements if elements is None else elements,
+        taps=taps,
+        flops_per_tap=flops_per_tap,
+        reads=operands(call.reads),
+        writes=operands(call.writes),
+        dtype=x.dtype,
+    )
+
+
 def rows_of(tensor: TensorSpec, axes: int) -> Dim:
     """Return the product of all but the last `axes` axes."""
     return product(tensor.shape[: len(tensor.shape) - axes])
@@ -176,6 +193,7 @@ __all__ = [
     "Approximation",
     "Rule",
     "Unsupported",
+    "combination",
     "free",
     "is_free",
     "known_operators",
